@@ -16,16 +16,14 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-import torch
 from pydicom.config import disable_value_validation
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from running import XRAY, ask, run
+from toy import save_net, toy_net
 from typer.testing import CliRunner
 
-from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.cli.app import APP
-from xray_lightning.models.network import XrayNet
 
 GROUPS = {0x0008, 0x0010, 0x0012, 0x0014, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x0088, 0x4008}
 NEEDED = {  # to read the image, or allowed by data/dicom/acquisition.py
@@ -192,7 +190,7 @@ def test_predict(folder: Any, tmp_path: Path) -> None:
     (images / "short.dcm").write_bytes(whole[:-200])
     (images / "no_ending").write_bytes(whole)
     checkpoint = tmp_path / "best.ckpt"  # no output; random weights hold any three letters
-    torch.save(random_checkpoint(), checkpoint)
+    save_net(toy_net(["Lung Opacity"]), checkpoint)
     command = ["predict", str(checkpoint), str(images), "--out", str(here / "out")]
     results = [CliRunner().invoke(APP, command) for _ in range(2)]
     assert [result.exit_code for result in results] == [3, 3]
@@ -209,7 +207,7 @@ def test_serve(folder, tmp_path, monkeypatch, caplog, capfd) -> None:
     from xray_lightning import ServeLimits, create_app, load_classifier
 
     whole = (folder.root / "stage_2_train_images/id-00.dcm").read_bytes()
-    torch.save(random_checkpoint(), tmp_path / "best.ckpt")
+    save_net(toy_net(["Lung Opacity"]), tmp_path / "best.ckpt")
     app = create_app({"a": load_classifier(tmp_path / "best.ckpt")}, ServeLimits(megabytes=8))
     films = [whole, whole + bytes(3_000_000), whole[: len(whole) // 2], whole + bytes(9_000_000)]
     forms = [{"files": {"file": ("zqxwvk.dcm", film)}} for film in films]
@@ -228,7 +226,7 @@ def test_dicom_out(folder: Any, tmp_path: Path) -> None:
     """What goes back to a PACS names the patients; the scores and the terminal still do not."""
     images, here = folder.root / "stage_2_train_images", tmp_path / "elsewhere"
     here.mkdir()
-    torch.save(random_checkpoint(), tmp_path / "best.ckpt")
+    save_net(toy_net(["Lung Opacity"]), tmp_path / "best.ckpt")
     command = ["predict", str(tmp_path / "best.ckpt"), str(images), "--out", str(here / "out")]
     result = CliRunner().invoke(APP, [*command, f"dicom_out={tmp_path / 'pacs'}"])
     assert (result.exit_code, "names the patients" in result.output) == (3, True)
@@ -237,13 +235,6 @@ def test_dicom_out(folder: Any, tmp_path: Path) -> None:
     assert not list(leaks(told, "the terminal and failed.csv"))
     assert len(leaks_below(tmp_path / "pacs", here)) > 5
     assert leaks_below(here, here / "none") == []
-
-
-def random_checkpoint() -> dict[str, Any]:
-    net = XrayNet(["Lung Opacity"], "test_resnet", image_size=32)
-    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    description = Description(net.config, {"image_size": 32, "clahe": False}, {})
-    return {KEY: description.to_plain(), "state_dict": state, "epoch": 0}
 
 
 def test_errors_name_the_file_alone(folder: Any) -> None:

@@ -11,6 +11,7 @@ import yaml
 from pytorch_lightning import Trainer
 
 from xray_lightning import Phantom, Record, Source, XrayDataModule, XrayNet
+from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.models.backbones import read_pretrainings
 
 # settings to backbones; of those that come as a file one small one, of a kind of its own
@@ -51,10 +52,31 @@ def toy_data(cache: Path, of: int | Source, size: int = 32, **settings: Any) -> 
     return XrayDataModule(source, **usual | settings)
 
 
-def toy_net(labels: Sequence[str], size: int = 32, **settings: Any) -> XrayNet:
-    """A small ResNet of seed 0."""
+def toy_net(
+    labels: Sequence[str], backbone: str = "test_resnet", size: int = 32, **settings: Any
+) -> XrayNet:
+    """A network of seed 0, a small one if none is named."""
     torch.manual_seed(0)
-    return XrayNet(labels, "test_resnet", image_size=size, **settings)
+    return XrayNet(labels, backbone, image_size=size, **settings)
+
+
+def save_net(
+    net: XrayNet,
+    path: Path,
+    entry: dict[str, Any] | None = None,
+    *,
+    clahe: bool = False,
+    points: dict[str, Any] | None = None,
+    **config: Any,
+) -> Path:
+    """A checkpoint as a run leaves it, with this entry or with what else is told."""
+    steps = {"image_size": net.config["image_size"], "clahe": clahe}
+    split = {"name": "patient", "fingerprint": "0123456789abcdef"}
+    split["subsets"] = dict.fromkeys(("train", "val", "test"), "0")
+    entry = entry or Description(net.config, steps, split, config, points or {}).to_plain()
+    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({KEY: entry, "state_dict": state, "epoch": 0}, path)
+    return path
 
 
 def quiet_trainer(folder: Path, **settings: Any) -> Trainer:

@@ -15,15 +15,13 @@ from time import perf_counter, sleep
 
 import numpy as np
 import pytest
-import torch
 from running import XRAY
+from toy import save_net, toy_net
 
 from xray_lightning import load_classifier, predict_files
-from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.data.decoding import available_cores, single_threaded_opencv
 from xray_lightning.data.images import read_image
 from xray_lightning.deploy.export import export_checkpoint, open_onnx, write_int8
-from xray_lightning.models.network import XrayNet
 from xray_lightning.records import CHEST_XRAY14
 
 pytestmark = pytest.mark.benchmark
@@ -31,19 +29,10 @@ pytestmark = pytest.mark.benchmark
 TURNS, COUNT, BATCH = 3, 64, 16
 
 
-def new_checkpoint(folder, labels, backbone):
-    torch.manual_seed(0)
-    net = XrayNet(labels, backbone, image_size=224)
-    split = {"fingerprint": "0", "subsets": dict.fromkeys(("train", "val", "test"), "0")}
-    description = Description(net.config, {"image_size": 224, "clahe": False}, split)
-    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    torch.save({KEY: description.to_plain(), "state_dict": state, "epoch": 0}, folder / "best.ckpt")
-    return folder / "best.ckpt"
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory):
-    return new_checkpoint(tmp_path_factory.mktemp("run"), CHEST_XRAY14, "densenet121")
+    net = toy_net(CHEST_XRAY14, "densenet121", 224)
+    return save_net(net, tmp_path_factory.mktemp("run") / "best.ckpt")
 
 
 @pytest.fixture(params=["nih-sample/images", "rsna-sample/stage_2_train_images"])
@@ -124,7 +113,7 @@ def test_audit_of_the_nih_table(metadata: Path, tmp_path: Path, bench) -> None:
 @pytest.mark.parametrize("backbone", ["densenet121", "resnet50", "mobilenetv2_100"])
 def test_images_per_second(backbone, tmp_path, bench) -> None:
     """PyTorch, and onnxruntime in float32 and in 8 bits, on the CPU."""
-    checkpoint = new_checkpoint(tmp_path, ("Mass", "Nodule"), backbone)
+    checkpoint = save_net(toy_net(("Mass", "Nodule"), backbone, 224), tmp_path / "best.ckpt")
     films = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
     paths = [tmp_path / f"{name}.onnx" for name in ("float", "int8")]
     export_checkpoint(checkpoint, paths[0])

@@ -22,9 +22,10 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.optim import AdamW
+from toy import toy_net
 
 import xray_lightning as xray
-from xray_lightning import XrayNet, class_maps
+from xray_lightning import class_maps
 from xray_lightning.models.heads import HEADS
 from xray_lightning.records import CHEST_XRAY14
 
@@ -52,8 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def new_net(**settings: Any) -> xray.XrayNet:
-    torch.manual_seed(0)
-    return xray.XrayNet(CHEST_XRAY14, BACKBONE, image_size=SIZE, **settings).train()
+    return toy_net(CHEST_XRAY14, BACKBONE, SIZE, **settings).train()
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +193,7 @@ BOUNDS = {"by_hooks": ">=30", "by_captum": ">=10"}
     [("densenet121", "average"), ("densenet121", "attention"), ("legacy_xception", "average")],
 )
 def test_grad_cam_of_all_labels(backbone, head, bench) -> None:
-    torch.manual_seed(0)
-    net = XrayNet(CHEST_XRAY14, backbone, head=head, image_size=SIDE).eval()
+    net = toy_net(CHEST_XRAY14, backbone, SIDE, head=head).eval()
     images, layer = torch.rand(FILMS, 1, SIDE, SIDE), net.backbone.get_submodule(LAYERS[backbone])
 
     def ours() -> int:

@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from toy import save_net
 
-from xray_lightning.checkpoint import KEY, describe_model
+from xray_lightning.checkpoint import describe_model
 from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.config import compose_settings
@@ -22,7 +23,6 @@ from xray_lightning.metrics.calibration import CalibrationLine
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.external import external_lines, write_external
 from xray_lightning.report.terminal import show
-from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.writing import read_json
 
 ODD = "Ma$ss </b>[/red]"
@@ -81,9 +81,7 @@ def test_two_models_on_two_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyP
         data = data_from(settings)
         task = task_from(settings, data)
         told = describe_model(task.net, data, to_container(settings)).to_plain()
-        state = {f"net.{key}": value for key, value in task.net.state_dict().items()}
-        plain = {KEY: told, "state_dict": state, "epoch": 0}
-        AtomicCheckpointIO().save_checkpoint(plain, tmp_path / f"{name}.ckpt")
+        save_net(task.net, tmp_path / f"{name}.ckpt", told)
     small = ("patients=140", "size=64")
     sets = [f"data.{name}.{key}" for name in ("phantom", "far") for key in small]
     out = ["draws=20", "hydra.run.dir=out", "hydra.searchpath=[file://own]", "data.far.seed=9"]

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from toy import save_net
 from typer.testing import CliRunner
 
 from xray_lightning import CheckpointError, ConfigError, XrayNet
-from xray_lightning.checkpoint import KEY
 from xray_lightning.cli.app import APP, run_verb
 from xray_lightning.cli.config import compose_settings, list_targets, read_config, require_trusted
 from xray_lightning.cli.fit import resume_run
@@ -56,9 +56,8 @@ def foreign(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
         description = {"format": 1, "net": net.config, "config": plain | change, "validation": {}}
         description["preprocessing"] = {"image_size": 32, "clahe": False}
         description["split"] = {"name": "patient", "fingerprint": "0", "parts": subsets}
-        state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
         for name in ("best", "last"):
-            torch.save({"state_dict": state, "epoch": 0, KEY: description}, place / f"{name}.ckpt")
+            save_net(net, place / f"{name}.ckpt", description)
         OmegaConf.save(OmegaConf.create(plain | change), tmp_path / "run" / "config.yaml")
         return place / "best.ckpt"
 

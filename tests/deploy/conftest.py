@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from toy import toy_net
+from toy import save_net, toy_net
 
-from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.evaluation.evaluate import fit_operating_points
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.models.network import XrayNet
@@ -26,24 +25,8 @@ def net() -> XrayNet:
 
 
 @pytest.fixture(scope="session")
-def save():
-    """Writes a checkpoint as a run leaves it."""
-
-    def write(net, path, *, clahe=False, points=None, **config):
-        split = {"name": "patient", "fingerprint": "0123456789abcdef"}
-        split["subsets"] = dict.fromkeys(("train", "val", "test"), "0")
-        steps = {"image_size": net.config["image_size"], "clahe": clahe}
-        description = Description(net.config, steps, split, config, points or {})
-        state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-        torch.save({KEY: description.to_plain(), "state_dict": state, "epoch": 0}, path)
-        return path
-
-    return write
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, save):
-    return save(random_net(), tmp_path_factory.mktemp("checkpoint") / "best.ckpt")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory):
+    return save_net(random_net(), tmp_path_factory.mktemp("checkpoint") / "best.ckpt")
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +40,6 @@ def val() -> Predictions:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_with_points(tmp_path_factory, save, val):
+def checkpoint_with_points(tmp_path_factory, val):
     points = fit_operating_points(val, draws=200).to_json()
-    return save(random_net(), tmp_path_factory.mktemp("points") / "best.ckpt", points=points)
+    return save_net(random_net(), tmp_path_factory.mktemp("points") / "best.ckpt", points=points)

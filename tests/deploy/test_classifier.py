@@ -11,7 +11,7 @@ import pydicom
 import pytest
 import torch
 from PIL import Image as Pil
-from toy import quiet_trainer
+from toy import quiet_trainer, save_net
 
 import xray_lightning as xl
 from xray_lightning.deploy.classifier import Classifier, find_device, load_classifier
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("clahe", [False, True])
-def test_loader_file_and_array_agree(folder, clahe, net, save, tmp_path) -> None:
+def test_loader_file_and_array_agree(folder, clahe, net, tmp_path) -> None:
     """To the last bit in batches of one size, and to 1e-6 in any."""
     source = xl.CsvTable(folder / "table.csv")
     data = xl.XrayDataModule(source, image_size=32, batch_size=3, clahe=clahe, cache_dir=tmp_path)
@@ -43,7 +43,7 @@ def test_loader_file_and_array_agree(folder, clahe, net, save, tmp_path) -> None
     xl.write_predictions(found, tmp_path / "test.csv")
     wanted = xl.read_predictions(tmp_path / "test.csv")
     assert wanted.scores.std() > 0.1
-    classifier = load_classifier(save(net, tmp_path / "best.ckpt", clahe=clahe), device="cpu")
+    classifier = load_classifier(save_net(net, tmp_path / "best.ckpt", clahe=clahe), device="cpu")
     paths = [folder / name for name in wanted.image_ids]
     arrays = [source.read(record) for record in data.subset_records("test")]
     assert len({array.shape for array in arrays}) > 1
@@ -93,12 +93,12 @@ def test_dicom(photometric, classifier, write_dicom, tmp_path) -> None:
     np.testing.assert_array_equal(scored.scores, wanted[0])
 
 
-def test_flip(classifier, net, save, tmp_path) -> None:
+def test_flip(classifier, net, tmp_path) -> None:
     """The mean of the scores of the image and its mirror image."""
     images = np.random.default_rng(1).integers(0, 256, (4, 32, 32), dtype=np.uint8)
     both = classifier(images).scores, classifier(images[:, :, ::-1].copy()).scores
     wanted = (both[0] + both[1]) / 2
-    flipping = load_classifier(save(net, tmp_path / "best.ckpt", tta="flip"), device="cpu")
+    flipping = load_classifier(save_net(net, tmp_path / "best.ckpt", tta="flip"), device="cpu")
     np.testing.assert_allclose(flipping(images).scores, wanted, atol=1e-6)
     assert not np.allclose(wanted, both[0], atol=1e-3)
     np.testing.assert_allclose(flipping(images[:, :, ::-1].copy()).scores, wanted, atol=1e-6)
@@ -334,10 +334,10 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         find_device("tpu")
 
 
-def test_a_preprocessing_of_another_version(net, save, tmp_path) -> None:
+def test_a_preprocessing_of_another_version(net, tmp_path) -> None:
     with pytest.raises(xl.CheckpointError, match=r"needs \{'image_size': 32\} and tta='none'"):
         Classifier(net, {"image_size": 32})
-    path = save(net, tmp_path / "best.ckpt", tta="rotate")
+    path = save_net(net, tmp_path / "best.ckpt", tta="rotate")
     with pytest.raises(xl.CheckpointError, match="and tta='rotate': use the version that made it"):
         load_classifier(path)
 

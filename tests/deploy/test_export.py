@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from toy import MODELS
+from toy import MODELS, save_net, toy_net
 from typer.testing import CliRunner
 
 import xray_lightning as xl
@@ -187,14 +187,14 @@ def test_the_lines_of_the_readme_need_no_torch(bare_python, exported) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [*MODELS, *HEADS])
-def test_every_network_and_head_exports(model, save, tmp_path) -> None:
+def test_every_network_and_head_exports(model, tmp_path) -> None:
     if model in HEADS:
         net = xl.XrayNet(LABELS, "resnet18", head=model, image_size=64)
     else:
         config = compose_settings([f"model={model}", "image_size=64", "weights=none"])
         own = {k: v for k, v in config.model.items() if not k.startswith("_") and k != "weights"}
         net = xl.XrayNet(**{**own, "labels": LABELS, "image_size": 64})
-    checkpoint = save(net.eval(), tmp_path / "best.ckpt")
+    checkpoint = save_net(net.eval(), tmp_path / "best.ckpt")
     assert xl.export_checkpoint(checkpoint, tmp_path / "m.onnx").largest_difference < 1e-5
 
 
@@ -207,15 +207,14 @@ def data(tmp_path_factory) -> xl.XrayDataModule:
 
 
 @pytest.fixture
-def make(save, val, checkpoint_with_points, tmp_path):
+def make(val, checkpoint_with_points, tmp_path):
     """A network with another order of labels than the data's, and one more."""
 
     def write(backbone: str):
-        torch.manual_seed(0)
-        net = xl.XrayNet(("Effusion", "Mass", "Cardiomegaly"), backbone, image_size=32).eval()
+        net = toy_net(("Effusion", "Mass", "Cardiomegaly"), backbone).eval()
         torch.nn.init.normal_(net.head.classifier.weight, std=3.0)  # scores that differ
         own = xl.load_classifier(checkpoint_with_points).interpretation.operating_points
-        return save(net, tmp_path / "best.ckpt", points=own.to_json())
+        return save_net(net, tmp_path / "best.ckpt", points=own.to_json())
 
     return write
 

@@ -17,7 +17,7 @@ import pydicom
 import pytest
 import torch
 from PIL import Image as Pil
-from toy import toy_net
+from toy import save_net, toy_net
 
 import xray_lightning as xl
 from xray_lightning.checkpoint import store_gate
@@ -38,8 +38,8 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-def gated(gate: Gate, save, net: xl.XrayNet, tmp_path):
-    store_gate(path := save(net, tmp_path / "gated.ckpt"), gate)
+def gated(gate: Gate, net: xl.XrayNet, tmp_path):
+    store_gate(path := save_net(net, tmp_path / "gated.ckpt"), gate)
     return path
 
 

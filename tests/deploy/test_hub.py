@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save as to_bytes
-from toy import toy_net
+from toy import save_net, toy_net
 from typer.testing import CliRunner
 
 from xray_lightning import XrayNet, load_classifier, push_checkpoint
@@ -107,7 +107,7 @@ def hub(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def run(made_run, tmp_path_factory, save):
+def run(made_run, tmp_path_factory):
     """The finished run, its checkpoint with gate, patients, settings and split."""
     run = shutil.copytree(made_run, tmp_path_factory.mktemp("whole") / "run")
     names = ("environment", "evaluation", "metrics")
@@ -115,7 +115,7 @@ def run(made_run, tmp_path_factory, save):
     (best := run / "checkpoints" / "best.ckpt").parent.mkdir()
     own = {"data": {"root": "/secret/ward"}, "split": {}, "trainer": {}, "tta": "flip"}
     net = toy_net([*evaluation["labels"]]).eval()  # of another seed the gate may not converge
-    save(net, best, points=evaluation["operating_points"], **own)
+    save_net(net, best, points=evaluation["operating_points"], **own)
     films = torch.rand(20, 1, 32, 32)
     store_gate(best, fit_gate(net, films, films, youngest=17.03, views=("PA",)))
     keys = [hashlib.md5(bytes(patient)).hexdigest() for patient in range(40)]

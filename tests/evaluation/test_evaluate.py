@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, brier_score_loss, recall_score, roc_auc_score
+from toy import toy_net
 
 import xray_lightning as xray
 from xray_lightning import Phantom
@@ -316,8 +317,7 @@ def test_the_sampler_balances_hospitals(pair: xray.XrayDataModule) -> None:
 
 
 def test_the_probe_tells_hospitals(pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    net = xray.XrayNet(pair.labels, backbone="mobilenetv2_050", weights="none", image_size=32)
+    net = toy_net(pair.labels, "mobilenetv2_050")
     (name, told), = probe_hospitals(net, pair, "train", draws=50).items()  # fmt: skip
     assert name == "marked"
     assert told.low < told.value < told.high

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from toy import save_net
 
-from xray_lightning.checkpoint import KEY, describe_model, load_checkpoint
+from xray_lightning.checkpoint import describe_model, load_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import patient_split
@@ -25,7 +26,6 @@ from xray_lightning.evaluation.predictions import read_predictions
 from xray_lightning.metrics.estimates import estimate_metrics
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
-from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.training.run import make_trainer
 from xray_lightning.training.task import XrayTask
 
@@ -93,11 +93,7 @@ def make_checkpoint(place: Path, scoring: Scoring, name: str, seed: int):
     val = predict_subset(scoring.trainer, XrayTask(net), data, "val")
     points = fit_operating_points(val, draws=20)
     description = replace(describe_model(net, data), operating_points=points.to_json())
-    state = {f"net.{key}": value for key, value in net.state_dict().items()}
-    path = place / f"{name}.ckpt"
-    plain = {KEY: description.to_plain(), "state_dict": state, "epoch": 0}
-    AtomicCheckpointIO().save_checkpoint(plain, path)
-    return load_checkpoint(path)
+    return load_checkpoint(save_net(net, place / f"{name}.ckpt", description.to_plain()))
 
 
 def validate(checkpoints, sources, scoring, **options):

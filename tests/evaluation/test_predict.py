@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import brier_score_loss, roc_auc_score
-from toy import quiet_trainer, toy_data
+from toy import quiet_trainer, toy_data, toy_net
 
 from xray_lightning import ConfigError, OperatingPoints, Predictions, fit_operating_points
 from xray_lightning.cli.config import read_value
@@ -18,7 +18,6 @@ from xray_lightning.errors import CheckpointError
 from xray_lightning.evaluation.evaluate import evaluate
 from xray_lightning.evaluation.predict import assemble_scores, predict_subset, summarise
 from xray_lightning.evaluation.priors import correct_priors, require_prior
-from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
 from xray_lightning.report.page import say
 from xray_lightning.training.task import XrayTask
@@ -32,8 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
 
 @pytest.fixture(scope="module")
 def task(data: XrayDataModule) -> XrayTask:
-    torch.manual_seed(0)
-    return XrayTask(XrayNet(data.labels, "test_vit", image_size=32, dropout=0.5))
+    return XrayTask(toy_net(data.labels, "test_vit", dropout=0.5))
 
 
 @pytest.fixture
@@ -43,8 +41,7 @@ def trainer(tmp_path):
 
 def test_a_network_of_more_labels_is_scored_on_those_of_the_data(data, trainer) -> None:
     labels = ("Fracture", *reversed(data.labels), "Device")
-    torch.manual_seed(0)
-    task = XrayTask(XrayNet(labels, "test_vit", image_size=32))
+    task = XrayTask(toy_net(labels, "test_vit"))
     predictions = predict_subset(trainer, task, data, "test")
     assert predictions.labels == data.labels
     (batch, *_) = data.test_dataloader()
@@ -52,7 +49,7 @@ def test_a_network_of_more_labels_is_scored_on_those_of_the_data(data, trainer) 
         scores = torch.sigmoid(task.net.eval()(batch["image"])).numpy()  # (B, 2 + L)
     expected = scores[:, 1:-1][:, ::-1]
     np.testing.assert_allclose(predictions.scores[: len(scores)], expected, rtol=1e-6)
-    stranger = XrayTask(XrayNet(("Fracture",), "test_vit", image_size=32))
+    stranger = XrayTask(toy_net(("Fracture",), "test_vit"))
     with pytest.raises(ValueError, match="not in"):
         predict_subset(trainer, stranger, data, "test")
 
@@ -149,7 +146,7 @@ def test_summary_of_nothing_defined(patients: tuple[str, str], known: int | None
 
 
 def test_a_network_of_nan(data: XrayDataModule, trainer) -> None:
-    task = XrayTask(XrayNet(data.labels, "test_vit", image_size=32))
+    task = XrayTask(toy_net(data.labels, "test_vit"))
     torch.nn.init.constant_(next(task.net.head.parameters()), torch.nan)
     first = data.subset_records("test")[0].image_id
     with pytest.raises(CheckpointError, match=rf"no score \(NaN\) for .* the first is {first}"):

@@ -10,13 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 from huggingface_hub import ModelCard
-from toy import toy_net
+from toy import save_net, toy_net
 from typer.testing import CliRunner
 
 from xray_lightning import card_text, read_run, write_card
-from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.cli.app import APP
 from xray_lightning.deploy.classifier import load_classifier
 from xray_lightning.deploy.predict import predict_files
@@ -163,13 +161,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = targets * 0.05 + np.linspace(0, 0.06, 40, dtype=np.float32)[:, None]
     scores += np.array([0.0, 0.85], np.float32)
     points = fit_operating_points(Predictions(LABELS[:2], ids, ids, targets, scores), draws=50)
-    split = {"fingerprint": "0", "subsets": dict.fromkeys(("train", "val", "test"), "0")}
-    steps = {"image_size": 32, "clahe": False}
-    description = Description(net.config, steps, split, {}, points.to_json())
-    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     path = tmp_path_factory.mktemp("run") / "best.ckpt"
-    torch.save({KEY: description.to_plain(), "state_dict": state, "epoch": 0}, path)
-    return path
+    return save_net(net, path, points=points.to_json())
 
 
 @pytest.fixture

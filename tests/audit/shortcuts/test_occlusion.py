@@ -28,7 +28,7 @@ N, PATIENTS = 400, 150
 
 
 def net() -> XrayNet:
-    return toy_net(("Mass", "Nodule"), SIZE).eval()
+    return toy_net(("Mass", "Nodule"), size=SIZE).eval()
 
 
 def test_answers_come_in_batches() -> None:
