@@ -242,3 +242,31 @@ def test_coverage_of_decisions(patients: int, positives: float, stated: str) -> 
     assert max(left_out[::2]) <= 0.1 + 0.002  # the error of the simulation
     wanted = [int(each) / 1000 for each in stated.replace(",", "").split()]
     assert [*shares.values(), *left_out] == pytest.approx(wanted, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("patients", "positives", "stated"),
+    [(170, 48, (0.978, 0.975)), (170, 170, (0.955, 0.952)), (1700, 170, (0.955, 0.938))],
+)
+def test_coverage_of_a_difference_of_net_benefit(patients, positives, stated) -> None:
+    """At a threshold of the prevalence and of twice that, of two models of unlike AUROC."""
+    prevalence, held = positives / (170 * IMAGES), []
+    lines = [prevalence, 2 * prevalence]
+
+    def compare(rng, patients: int, draws: int) -> np.ndarray:
+        targets, codes, scores = pair(rng, patients, positives, (1.1, 1.25))
+        seen = (expit(logit(prevalence) + 1.2 * norm.ppf(each[:, 0]) - 0.72) for each in scores)
+        of_draws = PatientBootstrap(codes, draws)
+        return np.array(
+            [*vars(decisions.compare_net_benefit(of_draws, targets[:, 0], *seen, lines)).values()]
+        )
+
+    truth = np.mean(
+        [compare(np.random.default_rng(k), 100_000, 2)[0] for k in range(1000, 1004)], 0
+    )
+    rng = np.random.default_rng(5)
+    for _ in range(400):
+        _, low, high = compare(rng, patients, 200)
+        held.append((low <= truth) & (truth <= high))
+    print(f"true difference {truth}, held {np.mean(held, axis=0)}")
+    assert np.mean(held, axis=0) == pytest.approx(stated, abs=0.006)
