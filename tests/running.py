@@ -72,6 +72,17 @@ def run(
     return text
 
 
+def xray(*words: object, code: int = 0) -> str:
+    """What ``xray`` says in this process, both streams; it must end with this exit code."""
+    from typer.testing import CliRunner
+
+    from xray_lightning.cli.app import APP
+
+    done = CliRunner().invoke(APP, [str(word) for word in words])
+    assert done.exit_code == code, f"{done.output}\n{done.exception!r}"
+    return done.output
+
+
 def start(
     command: list[Any], ready: Callable[..., object], seconds: float = 300, **settings: Any
 ) -> subprocess.Popen[str]:
@@ -106,13 +117,23 @@ def ask(app: Any, *requests: Any, **usual: Any) -> list[Any]:
     return asyncio.run(send())
 
 
+def read_rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV file, its header first."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [*csv.reader(file)]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file below its header, by column."""
+    header, *rows = read_rows(path)
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
 def comparable(path: Path) -> str:
     """A file's text; of metrics.csv all but the clock's column."""
-    text = path.read_text()
     if path.name != "metrics.csv":
-        return text
-    rows = csv.DictReader(text.splitlines())
-    return str([{k: v for k, v in row.items() if k != "images_per_second"} for row in rows])
+        return path.read_text()
+    return str([row | {"images_per_second": ""} for row in read_table(path)])
 
 
 def write_run(

@@ -1,6 +1,5 @@
 """The main job as a user runs it: whole commands, on the phantom, at toy size."""
 
-import csv
 import json
 import shutil
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from running import ROOT, TRAIN, XRAY, comparable, run, start
+from running import ROOT, TRAIN, XRAY, comparable, read_table, run, start
 from toy import aurocs_of_labels
 
 from xray_lightning import load_checkpoint, read_predictions
@@ -87,8 +86,7 @@ def test_metrics_agree_with_scikit_learn(trained: Path) -> None:
 
 
 def test_metrics_csv_holds_the_best_validation_score(trained: Path) -> None:
-    with (trained / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(trained / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     best = max(float(row["val/auroc"]) for row in rows)
     assert metrics(trained, "val")["auroc"]["mean"] == pytest.approx(best, abs=1e-6)
@@ -228,8 +226,7 @@ def test_resume_refuses_changed_data(trained: Path, folder: Path) -> None:
 def test_multirun_compares_its_runs(folder: Path) -> None:
     sweep = ["split=patient,official", "seed=0,1", "hydra.sweep.dir=sweep", "trainer=debug"]
     run([*TRAIN, "-m", *TOY, *sweep], folder)
-    with (folder / "sweep/comparison.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(folder / "sweep/comparison.csv")
     assert len(rows) == 4
     assert len({row["fingerprint"] for row in rows}) == 2
     assert (folder / "sweep/comparison.png").stat().st_size > 5000

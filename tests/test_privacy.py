@@ -5,7 +5,6 @@ groups of PS3.15 annex E (identification, patient, acquisition, study, procedure
 private elements, an overlay, the preamble and the file meta information.
 """
 
-import csv
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,11 +18,8 @@ import pytest
 from pydicom.config import disable_value_validation
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
-from running import XRAY, ask, run
+from running import XRAY, ask, read_table, run, xray
 from toy import save_net, toy_net
-from typer.testing import CliRunner
-
-from xray_lightning.cli.app import APP
 
 GROUPS = {0x0008, 0x0010, 0x0012, 0x0014, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x0088, 0x4008}
 NEEDED = {  # to read the image, or allowed by data/dicom/acquisition.py
@@ -138,8 +134,8 @@ def test_convert(folder: Any, tmp_path: Path, write_dicom: Write) -> None:
         assert "2 of 17 files could not be converted" in text
         assert not list(leaks(text.encode(), "terminal"))
         assert len(list(target.rglob("*.png"))) == 15
-        with (target / "headers.csv").open(encoding="utf-8", newline="") as file:
-            told = Counter(tuple(row[name] for name in COLUMNS) for row in csv.DictReader(file))
+        rows = read_table(target / "headers.csv")
+        told = Counter(tuple(row[name] for name in COLUMNS) for row in rows)
         assert told == {("90", "F", "AP", "U", "Canon Imaging"): 5, ("", "", "", "", ""): 10}
     assert leaks_below(out.parent, folder.root / "stage_2_train_images") == []
 
@@ -192,9 +188,7 @@ def test_predict(folder: Any, tmp_path: Path) -> None:
     checkpoint = tmp_path / "best.ckpt"  # no output; random weights hold any three letters
     save_net(toy_net(["Lung Opacity"]), checkpoint)
     command = ["predict", str(checkpoint), str(images), "--out", str(here / "out")]
-    results = [CliRunner().invoke(APP, command) for _ in range(2)]
-    assert [result.exit_code for result in results] == [3, 3]
-    text = "".join(result.output for result in results)
+    text = "".join(xray(*command, code=3) for _ in range(2))
     assert "2 of 18 files could not be read" in text
     assert len((here / "out/predictions.csv").read_text().splitlines()) == 17
     assert len((here / "out/failed.csv").read_text().splitlines()) == 3
@@ -228,10 +222,10 @@ def test_dicom_out(folder: Any, tmp_path: Path) -> None:
     here.mkdir()
     save_net(toy_net(["Lung Opacity"]), tmp_path / "best.ckpt")
     command = ["predict", str(tmp_path / "best.ckpt"), str(images), "--out", str(here / "out")]
-    result = CliRunner().invoke(APP, [*command, f"dicom_out={tmp_path / 'pacs'}"])
-    assert (result.exit_code, "names the patients" in result.output) == (3, True)
-    assert "10 of 15 files could not be returned as DICOM" in result.output
-    told = result.output.encode() + (tmp_path / "pacs/failed.csv").read_bytes()
+    said = xray(*command, f"dicom_out={tmp_path / 'pacs'}", code=3)
+    assert "names the patients" in said
+    assert "10 of 15 files could not be returned as DICOM" in said
+    told = said.encode() + (tmp_path / "pacs/failed.csv").read_bytes()
     assert not list(leaks(told, "the terminal and failed.csv"))
     assert len(leaks_below(tmp_path / "pacs", here)) > 5
     assert leaks_below(here, here / "none") == []

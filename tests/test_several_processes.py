@@ -1,6 +1,5 @@
 """Two gloo processes on a CPU give the figures of one, score every image once and write once."""
 
-import csv
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from running import TRAIN, XRAY, comparable, start
+from running import TRAIN, XRAY, comparable, read_table, start
 from sklearn.metrics import roc_auc_score
 from toy import quiet_trainer
 
@@ -38,11 +37,6 @@ def run(command: list[str], folder: Path, code: int = 0) -> subprocess.Completed
     done = subprocess.run(command, cwd=folder, env=found, **settings)
     assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done
-
-
-def rows_of(run_folder: Path) -> list[dict[str, str]]:
-    with (run_folder / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def metrics(run_folder: Path) -> Any:
@@ -113,7 +107,7 @@ def test_only_the_first_process_writes(trained, folder) -> None:
     assert len(events) == 1
     assert json.loads((folder / "two/environment.json").read_text())["processes"] == 2
     images = json.loads((folder / "two/environment.json").read_text())["split"]["images"]["train"]
-    rows = rows_of(folder / "two")
+    rows = read_table(folder / "two/metrics.csv")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert images - 3 <= float(rows[0]["images_seen"]) <= images
 
@@ -133,7 +127,7 @@ def test_one_process_gives_the_same_figures(folder: Path) -> None:
 def test_one_process_validates_alike(folder: Path, tmp_path: Path) -> None:
     """metrics.csv holds what two processes logged at the best epoch."""
     checkpoint = load_checkpoint(folder / "two/checkpoints/best.ckpt")
-    logged = rows_of(folder / "two")[checkpoint.epoch]
+    logged = read_table(folder / "two/metrics.csv")[checkpoint.epoch]
     cache = folder / "outputs/cache"
     data = data_from(read_settings(checkpoint, [f"cache_dir={cache}"]))
     task = XrayTask(checkpoint.build_net())

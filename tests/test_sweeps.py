@@ -1,6 +1,5 @@
 """Sweeps as a user runs them: killed and started again, with a failing run, by each launcher."""
 
-import csv
 import json
 import os
 import signal
@@ -9,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import TRAIN, run
+from running import TRAIN, read_table, run
 
 pytestmark = pytest.mark.slow
 
@@ -49,8 +48,7 @@ def test_a_killed_sweep_runs_only_what_is_missing(tmp_path: Path) -> None:
     assert state(sweep / "0") == before, "a finished run is not touched"
     assert text.count("finished before: ") == 1
     assert list(tmp_path.glob("outputs/sweep_*")) == [sweep]
-    with (sweep / "comparison.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(sweep / "comparison.csv")
     assert [(row["state"], row["seed"]) for row in rows] == [("finished", s) for s in "012"]
     facts = [json.loads((sweep / f"{n}/environment.json").read_text()) for n in range(3)]
     assert ["resumed" in each for each in facts] == [False, True, False]
@@ -91,8 +89,7 @@ def test_launchers(tmp_path: Path, launcher: list[str]) -> None:
     alone = len(os.sched_getaffinity(0)) // 2 if "joblib" in launcher[0] else 1
     assert [each["threads"] for each in facts] == [max(1, alone)] * 2
     assert facts[1]["command"][:2] == ["train.py", "seed=1"]
-    with (sweep / "comparison.csv").open() as file:
-        assert [row["state"] for row in csv.DictReader(file)] == ["finished"] * 2
+    assert [row["state"] for row in read_table(sweep / "comparison.csv")] == ["finished"] * 2
     before = state(sweep / "0"), state(sweep / "1")
     run([*command, *launcher], tmp_path)
     assert before == (state(sweep / "0"), state(sweep / "1"))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from running import xray
 
 import xray_lightning
 from xray_lightning.cli.app import APP, complete
@@ -17,12 +17,6 @@ from xray_lightning.explain.maps import METHODS as MAP_METHODS
 from xray_lightning.models.heads import HEADS
 
 VERBS = sorted(command.name for command in APP.registered_commands if command.name)
-
-
-def run(*arguments: str) -> str:
-    result = CliRunner().invoke(APP, list(arguments))
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.mark.parametrize(
@@ -84,30 +78,30 @@ def test_the_folder_of_results() -> None:
 
 @pytest.mark.parametrize("name", VERBS)
 def test_help_of_every_verb(name: str) -> None:
-    text = run(name, "--help")
+    text = xray(name, "--help")
     assert "--json" in text and "--out" in text  # noqa: PT018
     assert max(map(len, text.splitlines())) <= 80
 
 
 def test_version() -> None:
-    assert run("--version").split() == ["xray_lightning", xray_lightning.__version__]
+    assert xray("--version").split() == ["xray_lightning", xray_lightning.__version__]
 
 
 def test_info() -> None:
-    facts = json.loads(run("info", "--json"))
+    facts = json.loads(xray("info", "--json"))
     assert facts["version"] == xray_lightning.__version__
     assert {"torch", "timm", "pydicom"} <= set(facts["packages"])
     assert facts["extras"]["dev"] == "installed"
     assert is_installed("torch>=2") and not is_installed("no-such-thing>=1")  # noqa: PT018
-    assert max(map(len, (lines := run("info").splitlines()))) <= 80
+    assert max(map(len, (lines := xray("info").splitlines()))) <= 80
     assert all(line[14] == " " and line[15] != " " for line in lines)  # in one column
 
 
 @pytest.mark.parametrize("what", LISTS)
 def test_lists(what: str) -> None:
-    choices = json.loads(run("list", what, "--json"))
+    choices = json.loads(xray("list", what, "--json"))
     assert choices and all(choices.values())  # noqa: PT018
-    text = run("list", what)
+    text = xray("list", what)
     assert all(name in text for name in choices)
     assert max(map(len, text.splitlines())) <= 80
 
@@ -120,9 +114,7 @@ def test_lists_are_complete() -> None:
 
 
 def test_an_unknown_list() -> None:
-    result = CliRunner().invoke(APP, ["list", "colours"])
-    assert result.exit_code == 2
-    assert "models" in result.stderr
+    assert "models" in xray("list", "colours", code=2)
 
 
 def test_completion() -> None:

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
-
-from xray_lightning.cli.app import APP
+from running import xray
 
 Write = Callable[..., Path]
 
@@ -21,40 +19,34 @@ def tree(tmp_path: Path, write_dicom: Write) -> Path:
     return tmp_path / "in"
 
 
-def run(*arguments: str | Path) -> tuple[int, str]:
-    result = CliRunner().invoke(APP, ["convert", *map(str, arguments)])
-    return result.exit_code, " ".join(result.output.split())
+def convert(*words: object, code: int = 0) -> str:
+    return " ".join(xray("convert", *words, code=code).split())
 
 
 def test_what_is_said(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, text = run(tree, out)
-    assert code == 0
+    text = convert(tree, out)
     assert "3 images converted, 0 before" in text
     assert "1 other file left alone: not DICOM" in text
     assert "names of files and folders were kept" in text
-    code, text = run(tree, out)
-    assert "0 images converted, 3 before" in text
+    assert "0 images converted, 3 before" in convert(tree, out)
     counts = {"converted": 0, "before": 3, "others": 1, "failures": {}}
-    assert json.loads(run(tree, out, "--json")[1]).items() >= counts.items()
-    code, text = run(tree, tmp_path / "renamed", "rename=true", "bits=16")
+    assert json.loads(convert(tree, out, "--json")).items() >= counts.items()
+    text = convert(tree, tmp_path / "renamed", "rename=true", "bits=16")
     assert "(and failed.csv) tells the original names: do not pass it on" in text
     assert (tmp_path / "renamed/000003.png").is_file()
-    assert run(tree, out, "bits=16")[0] == 2
+    convert(tree, out, "bits=16", code=2)
 
 
 def test_failures_and_exit_codes(tree: Path, tmp_path: Path) -> None:
     """3 with the others done, 0 once the files are good, 2 for a wrong path."""
     for number in range(4):
         (tree / f"b{number}.dcm").write_bytes(b"")
-    code, text = run(tree, tmp_path / "out")
-    assert code == 3
+    text = convert(tree, tmp_path / "out", code=3)
     assert "3 images converted" in text
     assert "4 of 7 files could not be converted: b0.dcm, b1.dcm, b2.dcm and 1 more" in text
     assert "Traceback" not in text
     for number in range(4):
         (tree / f"b{number}.dcm").write_bytes((tree / "0.dcm").read_bytes())
-    assert run(tree, tmp_path / "out")[0] == 0
-    code, text = run(tmp_path / "nowhere", tmp_path / "out")
-    assert code == 2
-    assert "nowhere does not exist" in text
+    convert(tree, tmp_path / "out")
+    assert "nowhere does not exist" in convert(tmp_path / "nowhere", tmp_path / "out", code=2)

@@ -1,4 +1,3 @@
-import csv
 import json
 from dataclasses import replace
 from functools import partial
@@ -8,7 +7,7 @@ import pytest
 from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from running import write_run
+from running import read_table, write_run
 
 from xray_lightning.cli import app
 from xray_lightning.cli.multirun import SweepTable, finish_sweep, write
@@ -23,11 +22,6 @@ def config(folder: Path, mode: RunMode = RunMode.MULTIRUN):
     return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "mode": mode}})
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
 def run(settings: str, val: float | None, **more: object) -> SweepRun:
     known = {"split": "patient", "fingerprint": "f", "val": val, "test": val, "val_labels": 14}
     return replace(SweepRun("0", settings, 0, "finished"), **{**known, **more})
@@ -38,8 +32,8 @@ def test_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     write_run(tmp_path / "1", ["loss=auc", "split=patient"], 0.875)
     write_run(tmp_path / "2", ["loss=bce", "split=official"], None, "official")
     SweepTable().on_multirun_end(config(tmp_path))
-    assert [row["test"] for row in rows(tmp_path / "comparison.csv")] == ["0.75", "0.875", ""]
-    ranking = rows(tmp_path / "ranking.csv")
+    assert [row["test"] for row in read_table(tmp_path / "comparison.csv")] == ["0.75", "0.875", ""]
+    ranking = read_table(tmp_path / "ranking.csv")
     assert [row["settings"] for row in ranking] == [
         "loss=auc split=patient",
         "loss=bce split=patient",

@@ -1,19 +1,18 @@
 """``xray predict`` on files of every kind: what it writes, how it ends, how it goes on."""
 
-import csv
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from running import read_rows, xray
 
 from xray_lightning import Classifier, PredictedFiles, load_classifier, read_predictions
-from xray_lightning.cli.app import APP
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.fit import fit
 
@@ -59,21 +58,13 @@ def checkpoint(run: Path) -> Path:
     return run / "checkpoints/best.ckpt"
 
 
-def predict(*arguments: object, code: int = 0):
-    result = CliRunner().invoke(APP, ["predict", *map(str, arguments)])
-    assert result.exit_code == code, f"{result.output}\n{result.exception}"
-    return result
-
-
-def rows(path: Path) -> list[list[str]]:
-    with path.open(newline="") as file:
-        return list(csv.reader(file))
+predict = partial(xray, "predict")
 
 
 def test_scores_are_those_of_the_run(run: Path, checkpoint: Path, images: Path) -> None:
     """Loader, file and array: the same scores, through the commands."""
     predict(checkpoint, images, "--out", run / "new", "batch_size=4", "device=cpu")
-    table = rows(run / "new/predictions.csv")
+    table = read_rows(run / "new/predictions.csv")
     assert table[0][:6] == ["file", "study", "gate", "score_Mass", "probability_Mass", "call_Mass"]
     assert [row[0] for row in table[1:]] == sorted(str(path) for path in images.iterdir())
     scores = {Path(row[0]).name: np.array(row[3::3], np.float32) for row in table[1:]}
@@ -98,22 +89,20 @@ def test_what_it_says(checkpoint: Path, images: Path, tmp_path: Path) -> None:
         shutil.copy(images / "00.png", scans / name)
     for name in ("a.txt", "b.txt", "c.txt", "d.txt"):
         (scans / name).write_text("not an image")
-    output = predict(checkpoint, scans, "--out", out).output
+    output = predict(checkpoint, scans, "--out", out)
     assert f"2 images scored, 0 before: {out / 'predictions.csv'}" in output
     assert "skipped a.txt, b.txt, c.txt and 1 more: not images (skipped.csv has" in output
     dark = np.linspace(0, 4095, 1600).astype(np.uint16).reshape(40, 40)
     cv2.imwrite(str(scans / "a.png"), dark)
     (scans / "link.png").symlink_to("a.png")
     (scans / "c.png").write_bytes(b"")
-    output = predict(checkpoint, scans, "--out", out, code=3).output
+    output = predict(checkpoint, scans, "--out", out, code=3)
     assert "1 image scored, 1 before" in output
     assert "note: 1 link to listed images: each scored once" in output
     assert "note: 1 file changed since scored before" in output
     assert "16-bit picture of 12-bit values: dark, for it is not stretched (1)" in output
-    assert (
-        f"1 of 3 files could not be read: {scans / 'c.png'}; {out / 'failed.csv'} says why"
-        in output
-    )
+    failed = f"{scans / 'c.png'}; {out / 'failed.csv'} says why"
+    assert f"1 of 3 files could not be read: {failed}" in output
     assert "Traceback" not in output
 
 
@@ -122,7 +111,7 @@ def test_settings(run: Path, checkpoint: Path, images: Path, tmp_path: Path) -> 
     arguments = [checkpoint, images / "00.png", images / "01.png", "--json", "--out", tmp_path]
     arguments += [f"points={run / 'predictions_val.csv'}", "operating_point.rule=specificity"]
     arguments += ["operating_point.value=0.5", "format=json", "maps=true", "method=gradient"]
-    told = json.loads(predict(*arguments, "calibration=null", "workers=1").stdout)
+    told = json.loads(predict(*arguments, "calibration=null", "workers=1"))
     done = PredictedFiles.from_json(told)
     assert (done.scored, done.studies, done.table) == (2, 2, tmp_path / "predictions.csv")
     assert (told["pages"]["written"], Path(told["pages"]["index"]).is_file()) == (2, True)
@@ -159,11 +148,11 @@ def test_nothing_is_done_after_a_wrong_word(run, checkpoint, images, tmp_path, m
         ),
     ]
     for arguments, message in cases:
-        assert message in predict(*arguments, "--out", out, code=2).output
+        assert message in predict(*arguments, "--out", out, code=2)
         assert not out.exists()
-    assert "--out DIR" in predict(checkpoint, image, code=2).output
+    assert "--out DIR" in predict(checkpoint, image, code=2)
     (tmp_path / "file").touch()
-    said = predict(checkpoint, image, "--out", tmp_path / "file/x", code=2).output
+    said = predict(checkpoint, image, "--out", tmp_path / "file/x", code=2)
     assert "cannot write to the folder" in said
 
 
@@ -173,7 +162,7 @@ def test_interrupted(checkpoint, images, tmp_path, monkeypatch) -> None:
 
 
 def test_help_tells_the_exit_codes() -> None:
-    text = predict("--help").output
+    text = predict("--help")
     words = ["Exit code 0", "130", "failed.csv", "batch_size=", "device=", "prior=", "maps=true"]
     for word in words:
         assert word in text

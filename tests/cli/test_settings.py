@@ -73,10 +73,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> None:
         ("external zip.ckpt", "name the test sets"),
         ("external zip.ckpt data=[rsan]", "Could not find 'data/rsan'"),
         ("external zip.ckpt data=[rsna,csv] data.root=x", "of which data set?"),
-        (
-            "external zip.ckpt data=[rsna] data.labels=shared",
-            "set? data.rsna.labels=",
-        ),
+        ("external zip.ckpt data=[rsna] data.labels=shared", "set? data.rsna.labels="),
         ("external zip.ckpt data=[rsna] model=vit", "model=vit: an external validation reads only"),
         ("external zip.ckpt data=[rsna]", "rsna needs more: data.rsna.root="),
         ("external zip.ckpt data=[rsna] data.rsna.root=gone", "gone does not exist"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from running import xray
 from toy import save_net
 from typer.testing import CliRunner
 
@@ -128,8 +129,7 @@ def test_no_verb_builds_it(foreign: Callable[..., Path], tmp_path: Path, key: st
     best = foreign({key: {"x": call} if key == "logger" else call})
     run = best.parents[1]
     for verb in (["evaluate"], ["explain"], ["shortcuts"]):
-        result = CliRunner().invoke(APP, [*verb, str(best)])
-        assert result.exit_code == 2, result.output
+        xray(*verb, best, code=2)
     for overrides in ([], ["trust=false"]):
         with pytest.raises(ConfigError, match=f"best.ckpt: {key}.*pathlib"):
             open_checkpoint(best, overrides)

@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from running import xray
 from safetensors.torch import save as to_bytes
 from toy import save_net, toy_net
-from typer.testing import CliRunner
 
 from xray_lightning import XrayNet, load_classifier, push_checkpoint
 from xray_lightning.checkpoint import load_checkpoint, store_gate
-from xray_lightning.cli.app import APP
 from xray_lightning.cli.settings import find_checkpoints
 from xray_lightning.errors import CheckpointError, ConfigError, OutputError
 from xray_lightning.hub import push_files
@@ -128,12 +127,6 @@ def run(made_run, tmp_path_factory):
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     (run / "metrics.json").write_text(json.dumps(metrics))
     return run
-
-
-def xray(*words, code=0):
-    done = CliRunner().invoke(APP, [str(word) for word in words])
-    assert done.exit_code == code, done.output
-    return done.output
 
 
 @pytest.fixture

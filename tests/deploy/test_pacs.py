@@ -1,6 +1,5 @@
 """Maps and probabilities as DICOM: what stands in it, what is left out, how it is sent."""
 
-import csv
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
+from running import read_rows
 
 from xray_lightning import DicomResults, load_classifier, predict_files, write_dicom_results
 from xray_lightning.errors import ConfigError
@@ -144,8 +144,7 @@ def test_a_film_of_an_unknown_patient(keyword, value, reason, write, scans) -> N
     done = write()
     told = done.failures[str(scans.resolve() / "b.dcm")]
     assert (counts(done), told.startswith(reason), "ZQ" in told) == ((2, 2, 0, 1, 1), True, False)
-    with (Path(done.folder) / "failed.csv").open() as file:
-        assert dict([*csv.reader(file)][1:]) == done.failures
+    assert dict(read_rows(Path(done.folder) / "failed.csv")[1:]) == done.failures
     change(scans / "b.dcm", **PATIENT | {"SeriesInstanceUID": "1.2.3.1"})
     assert counts(write()) == (1, 2, 1, 1, 0)
     assert not (Path(done.folder) / "failed.csv").exists()

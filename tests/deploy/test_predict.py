@@ -1,6 +1,5 @@
 """``predict_files``: what it writes, and how it goes on where it was stopped."""
 
-import csv
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
-from running import ROOT, start
+from running import ROOT, read_rows, start
 
 from xray_lightning import PredictedFiles, load_classifier, predict_files
 from xray_lightning.deploy.classifier import Classifier, FileScores
@@ -56,13 +55,8 @@ def classifier(checkpoint: Path) -> Classifier:
     return load_classifier(checkpoint, device="cpu")
 
 
-def rows(path: Path) -> list[list[str]]:
-    with path.open(newline="") as file:
-        return list(csv.reader(file))
-
-
 def names(path: Path) -> list[str]:
-    return [Path(row[0]).name for row in rows(path)[1:]]
+    return [Path(row[0]).name for row in read_rows(path)[1:]]
 
 
 def counts(done: PredictedFiles) -> tuple[int, int, int, int]:
@@ -75,7 +69,7 @@ def test_scores_are_the_classifiers(classifier: Classifier, images: Path, tmp_pa
     done = predict_files(classifier, [images], tmp_path, **settings)
     assert counts(done) == (40, 0, 0, 0)
     assert told == [(number, 40) for number in range(41)]
-    table = rows(done.table)
+    table = read_rows(done.table)
     named = (f"{kind}_{label}" for label in classifier.labels for kind in KINDS)
     assert table[0] == ["file", "study", "gate", *named]
     paths = sorted(images.iterdir())
@@ -116,7 +110,7 @@ def test_unreadable_files_are_tried_again(classifier, images, scans) -> None:
     assert counts(done) == (2, 0, 0, 2)
     assert done.failures[str(scans / "b.png")].startswith("the PNG is truncated")
     assert done.failures[str(scans / "d.jpg")].startswith("the file is empty")
-    assert rows(out / "failed.csv") == [["file", "reason"], *map(list, done.failures.items())]
+    assert read_rows(out / "failed.csv") == [["file", "reason"], *map(list, done.failures.items())]
     before = done.table.read_bytes()
     (scans / "b.png").write_bytes(whole)
     assert counts(predict_files(classifier, [scans], out)) == (1, 2, 0, 1)
@@ -133,12 +127,12 @@ def test_what_changed_is_scored_again(classifier: Classifier, images: Path, scan
     """As the shared case stale: another picture under the name of one that is done."""
     out = scans.parent / "out"
     table = predict_files(classifier, [scans], out).table
-    before = {Path(row[0]).name: row for row in rows(table)[1:]}
+    before = {Path(row[0]).name: row for row in read_rows(table)[1:]}
     shutil.copy(images / "07.png", scans / "a.png")
     os.utime(scans / "a.png", (1e9, 1e9))
     assert counts(predict_files(classifier, [scans], out)) == (1, 2, 1, 0)
-    after = {Path(row[0]).name: row for row in rows(table)[1:]}
-    assert [len(rows(table)), *sorted(after)] == [4, "a.png", "b.png", "c.png"]
+    after = {Path(row[0]).name: row for row in read_rows(table)[1:]}
+    assert [len(read_rows(table)), *sorted(after)] == [4, "a.png", "b.png", "c.png"]
     assert (after["b.png"], after["c.png"]) == (before["b.png"], before["c.png"])
     wanted = classifier(images / "07.png").scores[0]
     np.testing.assert_allclose([float(score) for score in after["a.png"][3::3]], wanted, atol=2e-6)
@@ -349,18 +343,18 @@ def test_studies_and_forms(classifier, write_dicom, images, tmp_path) -> None:
         write_dicom(scans / f"{name}.dcm", pixels, StudyInstanceUID=uid)
     shutil.copy(images / "00.png", scans / "=d.png")
     done = predict_files(classifier, [scans], tmp_path / "out", form="json")
-    studies = {Path(row[0]).name: row[1] for row in rows(done.table)[1:]}
+    studies = {Path(row[0]).name: row[1] for row in read_rows(done.table)[1:]}
     assert (done.studies, len(set(studies.values()))) == (3, 3)
     assert studies["a.dcm"] == studies["b.dcm"]
     other = predict_files(classifier, [scans], tmp_path / "other")
-    assert rows(other.table)[2][1] not in studies.values(), "each folder has a key of its own"
+    assert read_rows(other.table)[2][1] not in studies.values(), "each folder has a key of its own"
     for path in (tmp_path / "out").iterdir():
         assert b"987654" not in path.read_bytes(), path
     images_told = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
     assert {Path(row["file"]).name: row["study"] for row in images_told} == studies
     assert images_told[0]["call_Mass"] is None
     score = np.float32(images_told[1]["score_Mass"])
-    assert score == np.float32(rows(done.table)[2][3])
+    assert score == np.float32(read_rows(done.table)[2][3])
 
 
 @pytest.mark.parametrize(
@@ -377,9 +371,9 @@ def test_failures_are_on_disk_at_once(tmp_path: Path) -> None:
     with ScoreTable(tmp_path, READING) as table:
         for name in ("/a.png", "/b.png"):
             table.add(FileScores(Path(name), None, "no"))
-        assert rows(tmp_path / "failed.csv")[1:] == [["/a.png", "no"], ["/b.png", "no"]]
+        assert read_rows(tmp_path / "failed.csv")[1:] == [["/a.png", "no"], ["/b.png", "no"]]
         table.add(scores_of("/a.png", 0, 1))
-        header, row = rows(tmp_path / "predictions.csv")
+        header, row = read_rows(tmp_path / "predictions.csv")
         assert (header, row[0], row[2:]) == (HEADER, "/a.png", ["", "0", "", "", "1", "", ""])
-    assert rows(tmp_path / "failed.csv") == [["file", "reason"], ["/b.png", "no"]]
+    assert read_rows(tmp_path / "failed.csv") == [["file", "reason"], ["/b.png", "no"]]
     assert ScoreTable(tmp_path, READING).failures == {"/b.png": "no"}

@@ -11,11 +11,10 @@ import cv2
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from running import xray
 from toy import save_net, toy_net
-from typer.testing import CliRunner
 
 from xray_lightning import card_text, read_run, write_card
-from xray_lightning.cli.app import APP
 from xray_lightning.deploy.classifier import load_classifier
 from xray_lightning.deploy.predict import predict_files
 from xray_lightning.errors import ConfigError, OutputError
@@ -146,8 +145,7 @@ def test_settings_are_shown_without_their_folders(made_run) -> None:
 
 
 def test_command(run_folder) -> None:
-    said = CliRunner().invoke(APP, ["card", str(run_folder), "--out", str(run_folder / "x")]).output
-    assert f"{run_folder}/x/README.md" in said
+    assert f"{run_folder}/x/README.md" in xray("card", run_folder, "--out", run_folder / "x")
 
 
 LABELS = ("Mass", "Pleural/Effusion", "Edema")

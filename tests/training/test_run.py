@@ -21,10 +21,10 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from own_parts import Count, OwnLoss, Small, TopMean
 from running import TRAIN, XRAY, start
 from running import run as call
 from sklearn.metrics import average_precision_score
-from torch import Tensor, nn
 from toy import toy_data, toy_net
 
 from xray_lightning import XrayDataModule, XrayNet, XrayTask, load_checkpoint, train
@@ -42,44 +42,6 @@ from xray_lightning.training.run import TrainingRun, choose_by, log_run
 from xray_lightning.writing import read_json
 
 FAST = partial(torch.optim.AdamW, lr=0.1)  # so that the epochs differ
-
-
-class TopMean(nn.Module):
-    """A head of one's own: mean of the k strongest places."""
-
-    def __init__(self, channels: int, labels: int, *, dropout: float = 0.0, k: int = 3) -> None:
-        super().__init__()
-        self.k, self.classifier = k, nn.Linear(channels, labels)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.classifier(features.flatten(2).topk(self.k).values.mean(dim=2))
-
-
-class Small(nn.Module):
-    """A network that knows nothing of this package."""
-
-    def __init__(self, labels: list[str], image_size: int = 0, width: int = 4) -> None:
-        super().__init__()
-        self.config = {"width": width}
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, width, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(len(labels))
-        )
-        self.layers(torch.zeros(1, 1, 32, 32))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
-
-
-class OwnLoss(nn.Module):
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return ((torch.sigmoid(logits) - targets) ** 2).nanmean()
-
-
-class Count(pl.Callback):
-    epochs = 0
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epochs += 1
 
 
 def precision(scores: np.ndarray, targets: np.ndarray) -> float:
