@@ -94,10 +94,6 @@ def test_text_from_data_is_never_evaluated(cases, tmp_path, name, label) -> None
     assert label in metrics["test"]["auroc"]["labels"]
 
 
-def predict(cases: Path, checkpoint: Path, out: Path, *names: Path, expected: int = 0) -> str:
-    return run("predict", checkpoint, *names, "--out", out, expected=expected)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a run of one epoch on ``csv/ok.csv``."""
@@ -109,7 +105,7 @@ def checkpoint(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_damaged_file_is_named(cases: Path, checkpoint: Path, tmp_path: Path) -> None:
     names = [cases / "tiff/deflate_one_bit.tif", cases / "tiff/grey8.tif"]
-    predict(cases, checkpoint, tmp_path, *names, expected=3)
+    run("predict", checkpoint, *names, "--out", tmp_path, expected=3)
     assert "deflate_one_bit.tif" in (tmp_path / "failed.csv").read_text()
 
 
@@ -128,11 +124,11 @@ def test_convert_does_a_replaced_file_again(cases: Path, tmp_path: Path) -> None
 def test_predict_does_a_replaced_file_again(cases: Path, checkpoint: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     shutil.copytree(cases / "stale/in", source)
-    predict(cases, checkpoint, out, source)
+    run("predict", checkpoint, source, "--out", out)
     before = (out / "predictions.csv").read_text()
     shutil.copy(cases / "csv/img/7.png", source / "a.png")
     os.utime(source / "a.png", (1_000_000_000, 1_000_000_000))
-    predict(cases, checkpoint, out, source)
+    run("predict", checkpoint, source, "--out", out)
     after = (out / "predictions.csv").read_text()
     assert after != before
     assert len(after.splitlines()) == 2

@@ -23,28 +23,11 @@ COMPLETE += ["schedule=plateau", "schedule.patience=0", "freeze_epochs=1", "ema_
 COMPLETE += ["draws=100"]
 QUICK = ["report=false", "callbacks.heat_maps=null"]  # pages and pictures take longest
 TOY = [*COMPLETE, *QUICK]
-FILES = [
-    "config.yaml",
-    "environment.json",
-    "metrics.csv",
-    "metrics.json",
-    "operating_points.json",
-    "evaluation.json",
-    "report.html",
-    "report.json",
-    "predictions_val.csv",
-    "predictions_test.csv",
-    "roc_val.png",
-    "roc_test.png",
-    "curves.png",
-    "class_distribution.png",
-    "montage.png",
-    "maps/val_epoch3.png",
-    "maps/test.npz",
-    "train.log",
-    "checkpoints/best.ckpt",
-    "checkpoints/last.ckpt",
-]
+FILES = ["config.yaml", "environment.json", "metrics.csv", "metrics.json", "evaluation.json"]
+FILES += ["operating_points.json", "report.html", "report.json", "train.log"]
+FILES += ["predictions_val.csv", "predictions_test.csv", "maps/val_epoch3.png", "maps/test.npz"]
+FILES += ["roc_val.png", "roc_test.png", "curves.png", "class_distribution.png", "montage.png"]
+FILES += ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from running import xray
 
-from xray_lightning.cli.app import APP, TEXTS, VERBS
+from xray_lightning.cli.app import TEXTS, VERBS
 from xray_lightning.cli.request import read_request
 from xray_lightning.cli.settings import find_conf, read_known_keys
 
@@ -55,5 +55,4 @@ def test_settings_and_files_are_known(text: str) -> None:
 )
 def test_commands_of_the_phantom_run(text: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(APP, [*COMMANDS[text], "data.patients=12"])
-    assert result.exit_code == 0, result.output
+    xray(*COMMANDS[text], "data.patients=12")

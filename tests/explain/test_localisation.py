@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ from xray_lightning.metrics.localisation import WANG, pointing_game, region_of, 
 
 SIZE = 48
 Make = Callable[..., AnnotatedMaps]
+localise = partial(evaluate_localisation, size=SIZE, draws=9)
 
 
 def value(facts: Localisation, method: str, name: str, *over: str, label: str = "Mass") -> float:
@@ -35,7 +37,7 @@ def value(facts: Localisation, method: str, name: str, *over: str, label: str = 
 
 
 def test_plain_values_in_the_stated_form(annotated: Make) -> None:
-    facts = evaluate_localisation({"Mass": annotated(24)}, size=SIZE, draws=50)
+    facts = localise({"Mass": annotated(24)}, draws=50)
     plain = json.loads(json.dumps(facts.to_json(), allow_nan=False))
     assert Localisation.from_json(plain).to_json() == plain == facts.to_json()
     label = facts.labels["Mass"]
@@ -55,7 +57,7 @@ def test_plain_values_in_the_stated_form(annotated: Make) -> None:
 
 def test_figures_are_means_over_images(annotated: Make) -> None:
     chosen = annotated(24)
-    facts = evaluate_localisation({"Mass": chosen}, size=SIZE, draws=20)
+    facts = localise({"Mass": chosen}, draws=20)
     hits = [
         pointing_game(enlarge(heat, SIZE), region_of(boxes, SIZE))
         for heat, boxes in zip(chosen.maps["sees"], chosen.boxes, strict=True)
@@ -69,17 +71,14 @@ def test_boxes_count_one_by_one(annotated: Make) -> None:
     more = replace(
         chosen, boxes=[[*boxes, *corner[: row % 2 * 3]] for row, boxes in enumerate(chosen.boxes)]
     )
-    few, many = (
-        evaluate_localisation({"Mass": each}, size=SIZE, threshold=[0.6], draws=9)
-        for each in (chosen, more)
-    )
+    few, many = (localise({"Mass": each}, threshold=[0.6], draws=9) for each in (chosen, more))
     assert many.labels["Mass"].boxes == 12 + 18
     ratio = value(many, "sees", "t_iou", "0.1") / value(few, "sees", "t_iou", "0.1")
     assert ratio == pytest.approx(12 / 30)
 
 
 def test_a_map_that_sees_beats_the_controls_and_the_ceiling_beats_it(annotated: Make) -> None:
-    facts = evaluate_localisation({"Mass": annotated(60)}, size=SIZE, draws=20)
+    facts = localise({"Mass": annotated(60)}, draws=20)
     for name in ("pointing_game", "energy", "average_precision"):
         figures = {method: value(facts, method, name) for method in ("sees", "blind", *CONTROLS)}
         assert figures["ceiling"] == max(figures.values())
@@ -88,7 +87,7 @@ def test_a_map_that_sees_beats_the_controls_and_the_ceiling_beats_it(annotated: 
 
 def test_a_random_map_points_by_chance(annotated: Make) -> None:
     chosen = annotated(600)
-    facts = evaluate_localisation({"Mass": chosen}, size=SIZE, draws=200)
+    facts = localise({"Mass": chosen}, draws=200)
     area = facts.labels["Mass"].area
     for name, method in (
         ("pointing_game", "random"),
@@ -109,7 +108,7 @@ def test_intervals_are_of_patients(annotated: Make) -> None:
         [once.boxes[each] for each in row],
         [once.patients[each] for each in row],
     )
-    pairs = [evaluate_localisation({"Mass": each}, size=SIZE, draws=200) for each in (once, copies)]
+    pairs = [localise({"Mass": each}, draws=200) for each in (once, copies)]
     first, second = (each.labels["Mass"].methods["sees"].iou for each in pairs)
     assert first.value == pytest.approx(second.value)
     assert first.interval == pytest.approx(second.interval)
@@ -117,7 +116,7 @@ def test_intervals_are_of_patients(annotated: Make) -> None:
 
 def test_too_few(annotated: Make) -> None:
     scored = {"Mass": annotated(24), "Nodule": annotated(18, seed=1)}  # 12 and 9 patients
-    facts = evaluate_localisation(scored, size=SIZE, draws=40)
+    facts = localise(scored, draws=40)
     few = facts.labels["Nodule"]
     assert few.note == "too few: fewer than 10 images or patients, no interval"
     assert few.methods["sees"].iou.value > 0
@@ -133,9 +132,9 @@ def test_mean_over_labels(annotated: Make) -> None:
         "Nodule": annotated(40, seed=1),
         "Hernia": annotated(2, seed=2),
     }
-    facts = evaluate_localisation(scored, size=SIZE, draws=20)
+    facts = localise(scored, draws=20)
     assert facts.mean.labels == 3
-    other_way = evaluate_localisation(dict(reversed(scored.items())), size=SIZE, draws=20)
+    other_way = localise(dict(reversed(scored.items())), draws=20)
     assert list(other_way.mean.methods) == list(facts.mean.methods), "Hernia has no mean box"
     for method, labels in (("sees", [*scored]), ("mean box", ["Mass", "Nodule"])):
         found = facts.mean.methods[method]
@@ -143,15 +142,13 @@ def test_mean_over_labels(annotated: Make) -> None:
         values = [value(facts, method, "t_iobb", "0.3", label=label) for label in labels]
         assert found.t_iobb["0.3"].value == pytest.approx(np.mean(values))
     del scored["Hernia"]
-    iou = evaluate_localisation(scored, size=SIZE, draws=50).mean.methods["sees"].iou
+    iou = localise(scored, draws=50).mean.methods["sees"].iou
     assert iou.low < iou.value < iou.high
 
 
 def test_labels_do_not_move_each_other(annotated: Make) -> None:
-    alone = evaluate_localisation({"Mass": annotated(24)}, size=SIZE, draws=9)
-    both = evaluate_localisation(
-        {"Nodule": annotated(10, seed=3), "Mass": annotated(24)}, size=SIZE, draws=9
-    )
+    alone = localise({"Mass": annotated(24)})
+    both = localise({"Nodule": annotated(10, seed=3), "Mass": annotated(24)})
     assert value(alone, "random", "iou") == value(both, "random", "iou")
 
 
@@ -159,16 +156,14 @@ def test_maps_without_energy_are_counted(annotated: Make) -> None:
     chosen = annotated(24)
     dark = chosen.maps["sees"].copy()
     dark[:5] -= 10
-    facts = evaluate_localisation({"Mass": replace(chosen, maps={"cam": dark})}, size=SIZE, draws=9)
+    facts = localise({"Mass": replace(chosen, maps={"cam": dark})})
     assert facts.labels["Mass"].methods["cam"].without_energy == 5
     rest = replace(
         chosen, maps={"cam": dark[5:]}, boxes=chosen.boxes[5:], patients=chosen.patients[5:]
     )
-    lit = evaluate_localisation({"Mass": rest}, size=SIZE, draws=9)
+    lit = localise({"Mass": rest})
     assert value(facts, "cam", "energy") == pytest.approx(value(lit, "cam", "energy"))
-    nothing = evaluate_localisation(
-        {"Mass": replace(chosen, maps={"cam": -np.abs(dark) - 1})}, size=SIZE, draws=9
-    )
+    nothing = localise({"Mass": replace(chosen, maps={"cam": -np.abs(dark) - 1})})
     assert np.isnan(value(nothing, "cam", "energy"))
 
 
@@ -176,14 +171,12 @@ def test_masks_and_tolerance(annotated: Make) -> None:
     chosen = annotated(24)
     masks = np.zeros((24, SIZE, SIZE), bool)
     masks[:, 40:, 40:] = True  # far from every box
-    masked = evaluate_localisation({"Mass": replace(chosen, masks=masks)}, size=SIZE, draws=9)
-    plain = evaluate_localisation({"Mass": chosen}, size=SIZE, draws=9)
+    masked = localise({"Mass": replace(chosen, masks=masks)})
+    plain = localise({"Mass": chosen})
     assert value(masked, "sees", "energy") < value(plain, "sees", "energy") / 2
     assert value(masked, "sees", "iou") == value(plain, "sees", "iou")
     assert value(masked, "ceiling", "pointing_game") == 1
-    wide = evaluate_localisation(
-        {"Mass": replace(chosen, masks=masks)}, size=SIZE, draws=9, tolerance=80
-    )
+    wide = localise({"Mass": replace(chosen, masks=masks)}, tolerance=80)
     assert value(wide, "sees", "pointing_game") == 1
 
 
@@ -194,16 +187,14 @@ def test_thresholds_are_tuned_on_other_patients(annotated: Make) -> None:
         best = tune_threshold(enlarge(validation.maps[method], SIZE), validation.boxes)
         assert reference.shares["Mass", method] == best
     assert {label for label, _ in reference.shares} == {"Mass"}, "too few boxes of Hernia"
-    facts = evaluate_localisation(
-        {"Mass": scored, "Hernia": scored}, size=SIZE, reference=reference, draws=9
-    )
+    facts = localise({"Mass": scored, "Hernia": scored}, reference=reference)
     assert facts.thresholds["Mass"]["sees"] == Threshold(
         [reference.shares["Mass", "sees"]], "tuned on 24 reference images"
     )
     assert facts.thresholds["Hernia"]["sees"].source == "stated"
     assert facts.settings.mean_box["Mass"] == "reference images"
     assert facts.settings.mean_box["Hernia"] == "scored images of other patients"
-    stated = evaluate_localisation({"Mass": scored}, size=SIZE, draws=9)
+    stated = localise({"Mass": scored})
     assert value(facts, "sees", "iou") > value(stated, "sees", "iou")
     assert value(facts, "mean box", "energy") != value(stated, "mean box", "energy")
 
@@ -211,14 +202,12 @@ def test_thresholds_are_tuned_on_other_patients(annotated: Make) -> None:
 def test_tuning_on_scored_patients_is_refused(annotated: Make) -> None:
     reference = tune_reference({"Mass": annotated(24, first=11)}, size=SIZE)  # p11 is in both
     with pytest.raises(ConfigError, match=r"thresholds were tuned on 1 of the patients .* is p11"):
-        evaluate_localisation({"Mass": annotated(24)}, size=SIZE, reference=reference)
+        localise({"Mass": annotated(24)}, reference=reference)
 
 
 def test_an_empty_reference_is_no_reference(annotated: Make) -> None:
-    facts = evaluate_localisation(
-        {"Mass": annotated(24)}, size=SIZE, draws=9, reference=Reference({}, {}, frozenset())
-    )
-    assert facts == evaluate_localisation({"Mass": annotated(24)}, size=SIZE, draws=9)
+    facts = localise({"Mass": annotated(24)}, reference=Reference({}, {}, frozenset()))
+    assert facts == localise({"Mass": annotated(24)})
 
 
 MAPS = np.zeros((2, 3, 3), np.float32)

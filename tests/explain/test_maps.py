@@ -153,6 +153,7 @@ def test_modes_return_after_an_error(network, images, monkeypatch) -> None:
 
 NOT_KNOWN = "label must be one of Mass, Nodule, Effusion, or 0 to 2, got"
 NO_LIST = "labels must be a list of one label or more, got"
+NO_SHAPE = r"expected images of shape \(B, 1, H, W\), got \(1, "
 NO_METHOD = r"method must be one of cam, gradcam, gradcam\+\+, .*, occlusion, cbam, got 'lime'"
 
 
@@ -162,17 +163,12 @@ NO_METHOD = r"method must be one of cam, gradcam, gradcam\+\+, .*, occlusion, cb
         *(({"labels": [label]}, NOT_KNOWN) for label in ("Hernia", 3, -1, None)),
         *(({"labels": labels}, NO_LIST) for labels in ("Mass", [])),
         ({"method": "lime"}, NO_METHOD),
+        *(({"images": torch.rand(s)}, NO_SHAPE) for s in ((1, 32, 32), (1, 3, 32, 32))),
     ],
 )
 def test_what_cannot_be_mapped(settings: Any, message: str, network: Build, images: Tensor) -> None:
     with pytest.raises(ConfigError, match=message):
-        class_maps(network(), images, **settings)
-
-
-@pytest.mark.parametrize("shape", [(1, 32, 32), (1, 3, 32, 32)])
-def test_wrong_shape(shape: tuple[int, ...], network: Build) -> None:
-    with pytest.raises(ConfigError, match=r"expected images of shape \(B, 1, H, W\), got \(1, "):
-        class_map(network(), torch.rand(shape), 0)
+        class_maps(network(), **{"images": images} | settings)
 
 
 def test_gates_of_cbam(network: Build, images: Tensor) -> None:

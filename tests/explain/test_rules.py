@@ -67,8 +67,7 @@ def assert_equal(found, wanted) -> None:
 def test_equals_pytorch_grad_cam(backbone, head, method, nets) -> None:
     net = nets[backbone, head]
     wanted = by_hooks(net, net.backbone.get_submodule(LAYERS[backbone]), IMAGES, method)
-    found = class_maps(net, IMAGES, method=method)
-    assert_equal(found, wanted)
+    assert_equal(class_maps(net, IMAGES, method=method), wanted)
 
 
 @pytest.mark.parametrize("head", ["average", "attention"])
@@ -88,8 +87,7 @@ def test_every_head(head: str, method: str, network: Build) -> None:
         net.head.classifier.weight.data.neg_()
     images = IMAGES[:, :, :64, :64]
     wanted = by_hooks(net, net.backbone.layer4, images, method)
-    found = class_maps(net, images, method=method)
-    assert_equal(found, wanted)
+    assert_equal(class_maps(net, images, method=method), wanted)
 
 
 @pytest.mark.parametrize("method", ["gradcam", "hirescam", "layercam"])
@@ -103,8 +101,7 @@ def test_tokens(method: str, network: Build) -> None:
 
     layer = net.backbone.norm
     wanted = by_hooks(net, layer, images, method, reshape_transform=grid)
-    found = class_maps(net, images, method=method)
-    assert_equal(found, wanted)
+    assert_equal(class_maps(net, images, method=method), wanted)
 
 
 def test_grad_cam_plus_plus_as_in_the_paper() -> None:

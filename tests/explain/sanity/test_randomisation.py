@@ -226,7 +226,7 @@ def test_too_few_networks(plane: nn.Module, study_of: StudyOf, evidence: Explain
 
 
 PATIENTS = [number // 2 for number in range(24)]
-QUICK = {"label": 1, "draws": 50, "networks": 4, "steps": 4}
+quick = partial(run_saliency_tests, label=1, draws=50, networks=4, steps=4)
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ CAM: Explain = partial(class_map, label=1)
 
 
 def test_without_other_networks(plane: nn.Module, images: Tensor, evidence: Explain) -> None:
-    found = run_saliency_tests(plane, evidence, images, PATIENTS, **{**QUICK, "networks": 8})
+    found = quick(plane, evidence, images, PATIENTS, networks=8)
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert SaliencyTests.from_json(plain).to_json() == plain == found.to_json()
     verdicts = {name: found.verdict_of(name) for name in TESTS}
@@ -252,7 +252,7 @@ def test_without_other_networks(plane: nn.Module, images: Tensor, evidence: Expl
 def test_too_few_patients_are_said_to_be(plane, images, evidence) -> None:
     for patients, note in ((9, "9 patients are too few for an interval, which needs 10"), (10, "")):
         ids = [number % patients for number in range(24)]
-        found = run_saliency_tests(plane, evidence, images, ids, **QUICK)
+        found = quick(plane, evidence, images, ids)
         assert found.note == note
         assert np.isnan(found.insertion.area.low) == bool(note)
         verdicts = {found.verdict_of(name) for name in TESTS}
@@ -260,12 +260,10 @@ def test_too_few_patients_are_said_to_be(plane, images, evidence) -> None:
 
 
 def test_with_other_networks(plane, other_plane, images, evidence) -> None:
-    found = run_saliency_tests(
-        plane, evidence, images, PATIENTS, others=[other_plane], permuted=other_plane, **QUICK
-    )
+    found = quick(plane, evidence, images, PATIENTS, others=[other_plane], permuted=other_plane)
     assert (found.seeds.verdict, found.seeds.networks) == ("fails", 2)
     assert found.permutation.verdict == "passes"
-    same = run_saliency_tests(plane, evidence, images, PATIENTS, others=[plane] * 2, **QUICK)
+    same = quick(plane, evidence, images, PATIENTS, others=[plane] * 2)
     assert (same.seeds.verdict, same.seeds.networks) == ("passes", 3)
 
 
@@ -291,9 +289,7 @@ def test_nothing_is_left_behind(large: Tensor, mode: bool, network) -> None:
     pixels = large.clone()
     np.random.seed(3)
     random = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    run_saliency_tests(
-        nets[0], careless, large, PATIENTS, others=[nets[1]], permuted=nets[2], **QUICK
-    )
+    quick(nets[0], careless, large, PATIENTS, others=[nets[1]], permuted=nets[2])
     assert torch.equal(torch.get_rng_state(), random[0])
     assert np.random.get_state()[1].tolist() == random[1]
     assert torch.equal(large, pixels)
@@ -305,12 +301,9 @@ def test_nothing_is_left_behind(large: Tensor, mode: bool, network) -> None:
 
 
 def test_one_seed_gives_one_result(large: Tensor, network) -> None:
-    found = [
-        run_saliency_tests(network(), CAM, large, PATIENTS, seed=seed, **QUICK)
-        for seed in (0, 0, 1)
-    ]
+    found = [quick(network(), CAM, large, PATIENTS, seed=seed) for seed in (0, 0, 1)]
     torch.manual_seed(5)
-    found.append(run_saliency_tests(network(), CAM, large, PATIENTS, **QUICK))
+    found.append(quick(network(), CAM, large, PATIENTS))
     plain = [tests.to_json() for tests in found]
     assert plain[0] == plain[1] == plain[3]
     assert found[0].randomisation.stages != found[2].randomisation.stages
@@ -318,7 +311,7 @@ def test_one_seed_gives_one_result(large: Tensor, network) -> None:
 
 def test_batches_do_not_matter_without_batch_norms(large: Tensor, network) -> None:
     net = network("test_vit", image_size=48)
-    found = [run_saliency_tests(net, CAM, large, PATIENTS, batch=b, **QUICK) for b in (5, 24)]
+    found = [quick(net, CAM, large, PATIENTS, batch=b) for b in (5, 24)]
     values = [each.randomisation.measures["spearman"].value for each in found]
     assert values[0] == pytest.approx(values[1], abs=0.02)
     areas = [each.insertion.area.value for each in found]
@@ -334,16 +327,8 @@ def test_passes_are_as_many_as_announced(large: Tensor, backbone: str, network) 
         return class_map(net, batch, 1)
 
     net = network(backbone, image_size=48)
-    found = run_saliency_tests(
-        net,
-        counted,
-        large,
-        PATIENTS,
-        others=[net],
-        permuted=net,
-        progress=lambda *numbers: said.append(numbers),
-        **QUICK,
-    )
+    told = {"progress": lambda *numbers: said.append(numbers)}
+    found = quick(net, counted, large, PATIENTS, others=[net], permuted=net, **told)
     stages = len(found.randomisation.stages)
     assert found.maps == seen[0] == 24 * (1 + stages + 3 + 1 + 1 + 4)
     assert found.scores == 24 * (6 * 3 + 2)
