@@ -309,16 +309,8 @@ def test_tasks_of_slurm_share_a_folder(trained, folder) -> None:
     tasks = []
     for rank in ("0", "1"):
         place = job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
-        tasks.append(
-            subprocess.Popen(
-                [*TRAIN, *TOY, *TWO],
-                cwd=folder,
-                env=os.environ | place,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        apart = {"env": os.environ | place, "stderr": subprocess.PIPE}
+        tasks.append(start([*TRAIN, *TOY, *TWO], lambda _: True, cwd=folder, **apart))
         time.sleep(1.5)  # another second: a folder named by the time would be another
     texts = [task.communicate(timeout=WAIT) for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], texts

@@ -3,12 +3,10 @@
 import json
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from running import TRAIN, read_table, run
+from running import TRAIN, read_table, run, start
 
 pytestmark = pytest.mark.slow
 
@@ -21,26 +19,12 @@ def state(run_folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def kill_at(file: str, command: list[str], folder: Path) -> None:
-    """Start a sweep and kill it with all its processes once it has written a file."""
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=quiet, stderr=quiet, start_new_session=True
-    )
-    deadline = time.monotonic() + 480
-    try:
-        while not list(folder.glob(file)):
-            assert process.poll() is None, f"the sweep ended before {file}"
-            assert time.monotonic() < deadline, f"{file} is not there yet"
-            time.sleep(0.02)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def test_a_killed_sweep_runs_only_what_is_missing(tmp_path: Path) -> None:
     command = [*TRAIN, "-m", "sweep=seeds", "seed=0,1,2", *TOY, "epochs=4"]
-    kill_at("outputs/sweep_seeds_*/1/checkpoints/last.ckpt", command, tmp_path)
+    trains = lambda _: [*tmp_path.glob("outputs/sweep_seeds_*/1/checkpoints/last.ckpt")]  # noqa: E731
+    process = start(command, trains, 480, cwd=tmp_path, start_new_session=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
     (sweep,) = tmp_path.glob("outputs/sweep_seeds_*")  # run 0 is finished, run 1 is in training
     assert not (sweep / "1/metrics.json").exists()
     before = state(sweep / "0")
