@@ -45,10 +45,8 @@ def auroc_of(printed: str) -> float:
     return float(json.loads(printed[printed.index("{") :])["mean"]["auroc"]["value"])
 
 
-def score(cases: Path, scores: str, labels: str, expected: int = 0) -> str:
-    return run(
-        *["score", cases / scores, *table(cases, labels), "draws=20", "--json"], expected=expected
-    )
+def score(cases: Path, scores: str, labels: str) -> str:
+    return run("score", cases / scores, *table(cases, labels), "draws=20", "--json")
 
 
 def test_shuffled_with_index(cases: Path) -> None:
@@ -56,11 +54,6 @@ def test_shuffled_with_index(cases: Path) -> None:
     assert auroc_of(plain) == pytest.approx(1.0)
     shuffled = score(cases, "scores/shuffled_with_index.csv", "scores/labels.csv")
     assert auroc_of(shuffled) == pytest.approx(1.0)
-
-
-def test_ids_of_other_images_are_refused(cases: Path) -> None:
-    printed = score(cases, "scores/uid_other_images.csv", "scores/uid_labels.csv", expected=2)
-    assert "1.2.826.0.2" in printed
 
 
 def test_plus_and_minus_are_two_labels(cases: Path) -> None:
@@ -119,19 +112,6 @@ def test_convert_does_a_replaced_file_again(cases: Path, tmp_path: Path) -> None
     run("convert", source, out)
     assert next(out.rglob("*.png")).read_bytes() != before
     assert len(running.read_rows(next(out.rglob("headers.csv")))) == 2
-
-
-def test_predict_does_a_replaced_file_again(cases: Path, checkpoint: Path, tmp_path: Path) -> None:
-    source, out = tmp_path / "in", tmp_path / "out"
-    shutil.copytree(cases / "stale/in", source)
-    run("predict", checkpoint, source, "--out", out)
-    before = (out / "predictions.csv").read_text()
-    shutil.copy(cases / "csv/img/7.png", source / "a.png")
-    os.utime(source / "a.png", (1_000_000_000, 1_000_000_000))
-    run("predict", checkpoint, source, "--out", out)
-    after = (out / "predictions.csv").read_text()
-    assert after != before
-    assert len(after.splitlines()) == 2
 
 
 def test_no_positive_in_validation(cases: Path, tmp_path: Path) -> None:

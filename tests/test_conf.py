@@ -197,8 +197,6 @@ def test_results_figure() -> None:
     assert panel is not None
     assert (panel.label, panel.rule, panel.columns, panel.seed) == (None, "confident", 4, 0)
     config = compose_settings(["panel.label=Edema", "panel.rule=random", "panel.seed=3"])
-    with pytest.raises(ConfigError, match=r"panel\.label must be one of Mass, Hernia: 'Edema'"):
-        panel_from(config, ("Mass", "Hernia"))
     panel = panel_from(config, ("Mass", "Edema"))
     assert panel is not None
     assert (panel.label, panel.rule, panel.seed) == ("Edema", "random", 3)

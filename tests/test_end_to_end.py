@@ -187,8 +187,6 @@ def test_interrupted_by_the_user(folder: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert "continue with: python train.py resume=" in (folder / "stopped/train.log").read_text()
-    text = run([*TRAIN, "resume=stopped", "seed=1"], folder, 2)
-    assert "a resumed run keeps its settings" in text
 
 
 def test_non_finite_loss_stops_and_names_the_images(folder: Path) -> None:

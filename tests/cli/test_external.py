@@ -12,7 +12,6 @@ from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.settings import find_checkpoints, find_conf, to_container
 from xray_lightning.data.phantom import Phantom
-from xray_lightning.errors import CheckpointError
 from xray_lightning.evaluation.external import (
     ExternalValidation,
     InternalTest,
@@ -101,5 +100,3 @@ def test_checkpoints_by_name(tmp_path: Path) -> None:
         (tmp_path / name / "checkpoints" / "best.ckpt").write_bytes(ZIP)
     paths = find_checkpoints([str(tmp_path / name) for name in ("[a]", "?", "a")])
     assert [path.parents[1].name for path in paths] == ["[a]", "a", "b"]
-    with pytest.raises(CheckpointError, match="no checkpoint at nope"):
-        find_checkpoints(["nope"])

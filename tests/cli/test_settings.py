@@ -56,6 +56,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> None:
         ("explain none.ckpt", "no checkpoint at none.ckpt"),
         ("explain any.ckpt method=cam", "method: an evaluation can change only"),
         ("shortcuts none.ckpt", "no checkpoint at none.ckpt"),
+        ("shortcuts any.ckpt seed=3", "seed: an evaluation can change only"),
         ("predict none.ckpt any.ckpt --out new", "no checkpoint at none.ckpt"),
         ("predict any.ckpt none.png --out new", "none.png: no such file or folder"),
         ("report none", "none holds no run"),

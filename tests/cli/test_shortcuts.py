@@ -46,11 +46,6 @@ def test_files_tables_and_json(run, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads((other / "shortcuts.json").read_text())["data"] == "phantom"
 
 
-def test_settings_are_an_evaluations(run) -> None:
-    with pytest.raises(ConfigError, match="seed: an evaluation can change only"):
-        shortcuts([run / "checkpoints/best.ckpt", "seed=3"], as_json=False)
-
-
 def test_patients_it_learned_from_are_refused(run) -> None:
     with pytest.raises(ConfigError, match="overlap=exclude"):
         shortcuts([run / "checkpoints/best.ckpt", "split.seed=1"], as_json=False)
