@@ -48,7 +48,7 @@ def test_another_data_set() -> None:
         (["+a=1", "~seed", "seed=1,2"], ConfigError, "only KEY=VALUE"),
         *(([f"{key}=1"], ConfigError, f"unknown setting {key}") for key in ("sed", "data.root")),
         (["nothing.at.all=1"], ConfigError, "unknown setting nothing.at.all"),
-        (["seed"], OverrideParseException, ""),
+        (["seed"], OverrideParseException, "seed"),
     ],
 )
 def test_only_plain_changes_of_known_settings(texts: list[str], error, message: str) -> None:

@@ -129,7 +129,7 @@ def test_two_sweeps_at_once(tmp_path, trained, caplog) -> None:
     assert not (tmp_path / "failure.json").exists()
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("a loader was killed"), KeyboardInterrupt("?")])
+@pytest.mark.parametrize("fault", [RuntimeError("a loader died"), KeyboardInterrupt("Ctrl-C")])
 def test_a_stop_is_no_failure(fault: BaseException, tmp_path, monkeypatch) -> None:
     """Whatever a library raises because of a signal, the sweep stops and the run is not marked."""
 
