@@ -205,6 +205,8 @@ def test_net_benefit_of_what_validation_calibrated(tmp_path, capsys) -> None:
             gain = np.where(targets == 1, 1, -line / (1 - line))  # of an image that is called
             expected = np.mean(gain * (pair[0] >= line) - gain * (pair[1] >= line))
             assert value == pytest.approx(expected)
+    run_verb("compare", [place, place, "draws=50"])  # the last of them with itself
+    assert "odds of the threshold; no two draws differ" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="thresholds must lie between 0 and 1 and rise, got 2"):
         run_verb("compare", ["none", "none", "thresholds=2"])  # before they are read
 
