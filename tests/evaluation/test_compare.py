@@ -187,7 +187,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         run_verb("compare", ["none", "none", "margin=2"])
 
 
-def test_net_benefit_of_what_validation_calibrated(tmp_path, capsys) -> None:
+def test_net_benefit_of_what_validation_calibrated(tmp_path, capsys, monkeypatch) -> None:
     tables = {write(tmp_path, "strong", STRONG): STRONG, write(tmp_path, "weak", WEAK): WEAK}
     pairs = {"Mass": [], "Nodule": [table.scores[:, 1] for table in tables.values()]}
     for place, table in tables.items():
@@ -205,6 +205,8 @@ def test_net_benefit_of_what_validation_calibrated(tmp_path, capsys) -> None:
             gain = np.where(targets == 1, 1, -line / (1 - line))  # of an image that is called
             expected = np.mean(gain * (pair[0] >= line) - gain * (pair[1] >= line))
             assert value == pytest.approx(expected)
+    monkeypatch.chdir(place)  # whose points are not those of predictions in memory
+    assert not compare(STRONG, WEAK, draws=20).calibrated
     run_verb("compare", [place, place, "draws=50"])  # the last of them with itself
     assert "odds of the threshold; no two draws differ" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="thresholds must lie between 0 and 1 and rise, got 2"):

@@ -148,7 +148,8 @@ def _compare_use(
 def _read_calibrations(place: str) -> dict[str, Calibration]:
     """Those that validation gave a run, which lie beside its table, by label."""
     path = Path(place).with_name("operating_points.json")
-    points = OperatingPoints.from_json(read_json(path)).labels if path.is_file() else {}
+    own = Path(place).name == TABLE and path.is_file()  # predictions in memory lie nowhere
+    points = OperatingPoints.from_json(read_json(path)).labels if own else {}
     return {label: own.calibration for label, own in points.items() if own.calibration}
 
 
