@@ -155,7 +155,7 @@ from xray_lightning import *
 from xray_lightning.training.optim import Plateau
 from toy import Findings
 
-targets = np.random.default_rng(0).integers(0, 2, (85, 3)).astype(float)
+targets = np.random.default_rng(0).integers(0, 2, (87, 3)).astype(float)
 targets[np.random.default_rng(1).random(targets.shape) < 0.4] = np.nan
 targets[:, 2] = 0
 noise = Findings(("a", "b", "never"), targets)
