@@ -6,8 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # .stats, a second's import, loads at its first use
-from scipy.special import expit, logit
+from scipy.special import expit, logit, stdtr, stdtrit
 
 from xray_lightning.results import Json, Result
 from xray_lightning.writing import to_plain
@@ -157,12 +156,12 @@ class Spread:
 
     def around(self, value: float, level: float = 0.95) -> Interval:
         """Interval of a difference, or of anything that is not bound to [0, 1]."""
-        reach = float(scipy.stats.t.ppf((1 + level) / 2, self.freedom)) * self.deviation
+        reach = float(stdtrit(self.freedom, (1 + level) / 2)) * self.deviation
         return value - reach, value + reach
 
     def p_value(self, difference: float) -> float:
         """Two-sided, of a difference from 0."""
-        return float(2 * scipy.stats.t.sf(abs(difference) / self.deviation, self.freedom))
+        return float(2 * stdtr(self.freedom, -abs(difference) / self.deviation))
 
 
 def share_interval(
