@@ -1,5 +1,6 @@
 """Settings for every test: few threads that sleep while they wait, and where the real data lies."""
 
+import gc
 import logging
 import os
 import shutil
@@ -24,6 +25,12 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 # The one place that says where the real data lies; test files read the variable.
 os.environ.setdefault("XRAY_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
 SHARED = Path(os.environ["XRAY_DATA"])
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is never garbage, and takes long to look through again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -25,13 +25,15 @@ SECONDS = 540  # a command that takes longer is killed
 LIGHT = """
 import xray_lightning.cli.app, xray_lightning.cli.train, xray_lightning.cli.audit
 import xray_lightning.cli.compare, xray_lightning.cli.report, xray_lightning.cli.score
+import hydra.main, omegaconf, pydantic.types
 """  # all but torch
 HEAVY = """
 import xray_lightning.audit.shortcuts, xray_lightning.cli.fit, xray_lightning.explain.run
 import xray_lightning.evaluation.compare, xray_lightning.deploy.predict
 """
 SERVER = """
-import json, os, runpy, signal, sys
+import gc, json, os, runpy, signal, sys
+gc.freeze()  # else each child looks through all that the server imported: two seconds
 for line in sys.stdin:
     words, folder, variables, place, seconds = json.loads(line)
     if child := os.fork():
