@@ -31,7 +31,7 @@ def explain(checkpoint, *overrides: str):
 def checkpoint(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     cache = f"cache_dir={folder.parent / 'cache'}"
-    fit(compose_settings([*TOY, "draws=50", cache, f"run_dir={folder}"]))
+    fit(compose_settings([*TOY, "draws=50", "report=false", cache, f"run_dir={folder}"]))
     return folder / "checkpoints" / "best.ckpt"
 
 
@@ -86,8 +86,6 @@ def test_everything_is_written_and_shown(done, checkpoint) -> None:
 
 def test_the_report_of_the_run_shows_it(done, checkpoint) -> None:
     run = checkpoint.parents[1]
-    before = (run / "report.html").read_text()
-    assert "Where does it look?" not in before
     assert CliRunner().invoke(APP, ["report", str(run)]).exit_code == 0
     values = json.loads((run / "explain" / "explain.json").read_text())
     assert json.loads((run / "report.json").read_text())["explain"] == values
@@ -100,7 +98,8 @@ def test_the_report_of_the_run_shows_it(done, checkpoint) -> None:
         assert f"<td>{values['shortcuts']['labels'][label]['verdict']}</td></tr>" in section
     assert f"<td>{values['saliency']['gradient']['deletion']['verdict']}</td>" in section
     assert not re.search(r"(src|href)=.http", text)
-    assert re.findall("[^<>]*to read again[^<>]*", section) == ["Labels to read again"]
+    texts = re.split("[<>]", section)  # a pattern's findall would take a minute
+    assert [text for text in texts if "to read again" in text] == ["Labels to read again"]
     for wrong, word in (
         (values | {"fingerprint": "0"}, "is of other images [0] than the run's"),
         ({}, "lacks checkpoint, fingerprint"),
