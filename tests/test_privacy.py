@@ -37,7 +37,7 @@ VALUES = {  # by value representation; every text has ZQXWVK in it, too long for
 SECRETS = [b"zqxwvk", b"19370203", b"1937-02-03", b"113355.77", b"2.25.98989898", b"98989898"]
 COLUMNS = ("age", "sex", "view", "laterality", "manufacturer")
 TOY = ["model=resnet50", "model.backbone=test_resnet", "model.weights=none", "image_size=32"]
-TOY += ["batch_size=8", "epochs=1", "augment=none", "logger=none"]
+TOY += ["batch_size=8", "epochs=1", "augment=none", "logger=none", "draws=20"]
 
 Write = Callable[..., Path]
 

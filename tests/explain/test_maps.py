@@ -18,6 +18,11 @@ Build = Callable[..., XrayNet]
 ON_FEATURES = ("cam", "gradcam", "gradcam++", "hirescam", "layercam")
 
 
+def cut(images: Tensor, method: str) -> Tensor:
+    """A corner of 8 px where each place is hidden in turn: 64 passes instead of 225."""
+    return images[..., :8, :8] if method == "occlusion" else images
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
 def test_class_activation_map(backbone: str, network: Build, images: Tensor) -> None:
@@ -72,9 +77,9 @@ def test_backbones_of_the_configs(backbone: str, network: Build) -> None:
 )
 def test_chosen_labels(head: str, method: str, network: Build, images: Tensor) -> None:
     """Names and positions in any order, each the label's own map."""
-    net = network(head=head)
+    net, images = network(head=head), cut(images, method)
     maps = class_maps(net, images, method=method)
-    assert maps.shape == (2, 3, 1, 1) if method in ON_FEATURES else (2, 3, 32, 32)
+    assert maps.shape == (2, 3, 1, 1) if method in ON_FEATURES else (2, 3, *images.shape[2:])
     chosen = class_maps(net, images, method=method, labels=["Effusion", 0])
     torch.testing.assert_close(chosen, maps[:, [2, 0]])
     torch.testing.assert_close(class_map(net, images, 1, method=method), maps[:, 1])
@@ -129,7 +134,7 @@ def test_nothing_is_left_behind(method, network, images, monkeypatch) -> None:
 @pytest.mark.parametrize("head", ["average", "query"])
 def test_inference_mode_and_autocast(head, method, network, images) -> None:
     """The same maps in float32; autocast's cached weights are inference tensors here."""
-    net = network(head=head)
+    net, images = network(head=head), cut(images, method)
     wanted = class_maps(net, images, method=method, labels=[2])
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         net(images)

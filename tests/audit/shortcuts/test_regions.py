@@ -36,10 +36,10 @@ def test_border_and_corners() -> None:
 def test_the_body_of_a_phantom() -> None:
     """Against the outlines that were drawn: trunk and arms, and the lungs in it."""
     overlaps, found = [], []
+    phantom = Phantom(30, size=SIZE)
     for patient in range(30):
         visit = draw_history(0, patient)[0]
         chest, canvas = build_chest(visit, visit.findings), Canvas(visit, SIZE)
-        phantom = Phantom(30, size=SIZE)
         record = next(r for r in phantom.records if r.image_id == visit.image_id)
         body = regions.find_body(phantom.read(record))
         true = canvas.fill(trunk(chest)) > 0
@@ -55,19 +55,24 @@ def test_the_body_of_a_phantom() -> None:
     assert not flat.lungs.any()
 
 
-@pytest.mark.parametrize("size", [64, 224])
-def test_letters_of_a_phantom(size: int) -> None:
-    """The planted plate is found, and little else is taken for letters."""
+@pytest.fixture(scope="module")
+def lettered() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Films and where their plates are."""
     phantom = Phantom(60, size=256, shortcut="marker", shortcut_strength=0.5)
+    return [(phantom.read(record), phantom.marker(record)) for record in phantom.records]
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_letters_of_a_phantom(size: int, lettered) -> None:
+    """The planted plate is found, and little else is taken for letters."""
     shares, areas = [], []
-    for record in phantom.records:
+    for film, plate in lettered:
         side = {"dsize": (size, size), "interpolation": cv2.INTER_AREA}
-        pixels = cv2.resize(phantom.read(record), **side)
+        pixels = cv2.resize(film, **side)
         found = regions.mask_letters(pixels, regions.find_body(pixels).lungs)
         areas.append(found.mean())
-        if (plate := phantom.marker(record)).any():
-            plate = cv2.resize(plate.astype(np.uint8), **side) > 0
-            shares.append(found[plate].mean())
+        if plate.any():
+            shares.append(found[cv2.resize(plate.astype(np.uint8), **side) > 0].mean())
     assert np.mean(shares) > 0.9
     assert np.mean(areas) < 0.04
 
