@@ -17,10 +17,10 @@ from toy import aurocs_of_labels
 from xray_lightning import load_checkpoint, read_predictions
 
 # A ResNet of 5 M parameters with dropout; 150 images; two cores.
-COMPLETE = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=3", "augment=light"]
+COMPLETE = ["data.patients=60", "image_size=32", "batch_size=16", "epochs=3", "augment=light"]
 COMPLETE += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2"]
 COMPLETE += ["schedule=plateau", "schedule.patience=0", "freeze_epochs=1", "ema_decay=0.9"]
-COMPLETE += ["draws=100"]
+COMPLETE += ["draws=100", "callbacks.heat_maps.every=3", "callbacks.heat_maps.images=1"]
 QUICK = ["report=false", "callbacks.heat_maps=null"]  # pages and pictures take longest
 TOY = [*COMPLETE, *QUICK]
 FILES = ["config.yaml", "environment.json", "metrics.csv", "metrics.json", "evaluation.json"]
