@@ -96,8 +96,7 @@ def run_verb(
     """What ``xray NAME WORDS`` does; with ``--json`` all but the result goes to stderr."""
     place, usage = VERBS[name]
     request = read_request(usage, [*map(str, words)], out, as_json)
-    absent = ABSENT.get(usage.split(" ")[0])
-    if absent and not Path(request.files[0]).exists():
+    if (absent := ABSENT.get(usage.split(" ")[0])) and not Path(request.files[0]).exists():
         raise DataNotFoundError(absent.format(request.files[0]))
     if name in OPENING:
         from xray_lightning.cli.settings import require_openable

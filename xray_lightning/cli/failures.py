@@ -1,5 +1,7 @@
 """What a user sees when something goes wrong, and the exit code."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -12,8 +14,7 @@ from typing import Any
 
 from xray_lightning.errors import XrayError
 
-USER_ERROR = 2
-PARTIAL = 3
+USER_ERROR, PARTIAL = 2, 3
 STOPPED = 128  # and the number of the signal
 STOPS = (signal.SIGTERM, signal.SIGHUP)  # exit codes 143 and 129; Ctrl-C: 130
 KEPT = "; what was written is kept"
@@ -28,8 +29,9 @@ class PartialError(XrayError):
 
 def run_guarded(command: Callable[[], object], kept: str = GO_ON) -> int:
     """The exit code: 0, 2 for a user's error, 3 for a part, 128 + N for a signal, then ``kept``."""
-    # a user's error has no traceback (HYDRA_FULL_ERROR=1: it has); a fault of this package has
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    gc.set_threshold(10_000)  # imports make a million objects, none of them garbage: a third of a
+    atexit.register(gc.freeze)  # start was spent looking through them again and again, and an end
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"  # a fault of ours always has one
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:

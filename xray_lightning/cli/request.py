@@ -126,8 +126,7 @@ def read_names(text: str) -> tuple[str, ...]:
     >>> read_names("[cam, gradcam]")
     ('cam', 'gradcam')
     """
-    items = (item.strip() for item in text.strip("[]").split(","))
-    return tuple(dict.fromkeys(item for item in items if item))
+    return tuple(dict.fromkeys(filter(None, map(str.strip, text.strip("[]").split(",")))))
 
 
 def read_labels(text: str) -> str | tuple[str, ...]:
