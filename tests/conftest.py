@@ -27,6 +27,15 @@ os.environ.setdefault("XRAY_DATA", str(Path(__file__).parents[2] / "shared" / "d
 SHARED = Path(os.environ["XRAY_DATA"])
 
 
+# Files that take longest, so that a process begins with them while the other does the rest.
+LONGEST = ("test_end_to_end", "test_shortcuts", "test_coverage", "test_privacy", "test_experiments")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; xdist would begin with those of most tests."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 def pytest_collection_finish() -> None:
     """What was imported is never garbage, and takes long to look through again and again."""
     gc.collect()
