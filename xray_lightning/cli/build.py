@@ -145,8 +145,7 @@ def run_callbacks(
         LOG.warning("no heat maps: %s is not an XrayNet", type(net).__name__)
         extra = [callback for callback in extra if callback not in drawn]
     own = {key: config[key] for key in ("seed", "freeze_epochs", "ema_decay")}
-    # a run of an earlier version names no metric, and kept the best epoch
-    own |= {"monitor": config.get("monitor", MONITOR), "tolerance": config.get("tolerance", 0.0)}
+    own["monitor"] = config.get("monitor", MONITOR)  # a run of an earlier version has none
     return make_callbacks(run, data, [*progress(), *extra], **own)
 
 

@@ -267,20 +267,6 @@ def mean_metric(name: str, scores: Array, targets: Array, *, columns: slice = sl
     return float(mean_of_defined(np.stack(values))[0])
 
 
-def mean_auroc_error(aurocs: Array, targets: Array, codes: Array) -> float:
-    """Standard error of the mean of AUROCs (L,) on targets (N, L), labels taken for independent.
-
-    Hanley and McNeil 1982, eq. 2, by numbers of patients (N,), not of images; NaN where none has
-    images of both classes.
-    """
-    sick, well = (np.array([len({*codes[t == side]}) for t in targets.T]) for side in (1, 0))
-    square = aurocs**2
-    first, second = aurocs / (2 - aurocs) - square, 2 * square / (1 + aurocs) - square
-    spread = aurocs - square + (sick - 1) * first + (well - 1) * second
-    variances = divided(spread, 1.0 * sick * well)
-    return float(np.sqrt(mean_of_defined(variances) / np.isfinite(variances).sum().clip(1)))
-
-
 def best_of(metric: str) -> str:
     """Whether "min" or "max" of a metric is best, such as of val/loss or val/auroc/Mass."""
     return "min" if {*metric.split("/")} & {*LOWER} else "max"

@@ -20,7 +20,7 @@ from xray_lightning.data.partition import SUBSETS
 from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.folders import prepare_folder
-from xray_lightning.metrics.estimates import CURVES, best_of, mean_auroc_error, mean_metric
+from xray_lightning.metrics.estimates import CURVES, best_of, mean_metric
 from xray_lightning.results import Result
 from xray_lightning.training.callbacks.epochs import (
     EpochSeed,
@@ -73,7 +73,6 @@ def train(
     callbacks: Sequence[pl.Callback] = (),
     metrics: Mapping[str, Callable[[Floats, Floats], float]] | None = None,
     monitor: str = MONITOR,
-    tolerance: float = 1.0,
     seed: int = 0,
     trainer: pl.Trainer | None = None,
     resume: Checkpoint | None = None,
@@ -90,11 +89,9 @@ def train(
         callbacks: further ones.
         metrics: figures to watch beside AUROC, by name: see :class:`WatchMetric`.
         monitor: what chooses the checkpoint, see :func:`choose_by`.
-        tolerance: where that is the mean AUROC, the last epoch within so many standard errors of
-            the best one is kept (Breiman et al. 1984, section 3.4.3); 0: the best one.
         seed: of dropout and the like; that of the images' order is the data's.
         trainer: one of :func:`make_trainer` with :func:`make_callbacks`, in place of ``epochs``,
-            ``callbacks``, ``metrics``, ``monitor``, ``tolerance`` and ``seed``.
+            ``callbacks``, ``metrics``, ``monitor`` and ``seed``.
         resume: the last checkpoint of this run, to go on from.
 
     Raises:
@@ -106,9 +103,7 @@ def train(
     folder = prepare_folder(Path(folder))
     if trainer is None:
         watched = [WatchMetric(name, function) for name, function in (metrics or {}).items()]
-        every = make_callbacks(
-            folder, data, [*watched, *callbacks], monitor=monitor, tolerance=tolerance, seed=seed
-        )
+        every = make_callbacks(folder, data, [*watched, *callbacks], monitor=monitor, seed=seed)
         trainer = make_trainer(partial(pl.Trainer, max_epochs=epochs), folder, every)
         write_environment(folder, data, trainer, seed)
     table, best = _find(trainer, MetricsFile), _find(trainer, RunCheckpoint)  # before "last"
@@ -147,39 +142,25 @@ def make_callbacks(
     seed: int = 0,
     freeze_epochs: int = 0,
     ema_decay: float | None = None,
-    tolerance: float = 1.0,
 ) -> list[pl.Callback]:
     """What every run has, seeding, tables, the best and the last checkpoint; then its own."""
     watched, mode = choose_by(monitor, callbacks, data)
-    table = MetricsFile(folder / "metrics.csv", monitor)
     keep = partial(
         RunCheckpoint,
         folder / "checkpoints",
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    best = keep("best", monitor=monitor, mode=mode, save_weights_only=True)
-    if monitor == MONITOR and tolerance:
-        best.least = partial(least_alike, table, data, tolerance)
     return [
         EpochSeed(seed),
-        table,
-        best,
+        MetricsFile(folder / "metrics.csv", monitor),
+        keep("best", monitor=monitor, mode=mode, save_weights_only=True),
         keep("last"),
         *([FreezeBackbone(epochs=freeze_epochs)] if freeze_epochs else []),
         *([EMA(decay=ema_decay)] if ema_decay is not None else []),
         *callbacks,
         *watched,
     ]
-
-
-def least_alike(table: MetricsFile, data: XrayDataModule, tolerance: float) -> float:
-    """So many standard errors below the highest mean validation AUROC of a table's epochs."""
-    best = max(table.rows, key=lambda row: np.nan_to_num(row[MONITOR], nan=-1.0))
-    aurocs = np.array([best[f"{MONITOR}/{label}"] for label in data.labels])
-    patients = np.array([record.patient_id for record in data.subset_records("val")])
-    error = mean_auroc_error(aurocs, data.subset_targets("val"), patients)
-    return best[MONITOR] - tolerance * error
 
 
 def choose_by(

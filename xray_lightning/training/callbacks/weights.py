@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -190,23 +190,19 @@ class RunCheckpoint(ModelCheckpoint):
     """Lightning's, but its memory of the best score goes with the files, wherever they lie.
 
     Lightning forgets it in another folder. A score undefined in every epoch keeps the last one.
-    Where ``least`` is set, the last epoch is kept whose score is not below what it then returns.
     """
-
-    least: Callable[[], float] | None = None
 
     @property
     def choice(self) -> str:
         """By what the kept epoch was chosen."""
         if self._lacks_score():
             return f"last epoch: {self.monitor} was undefined in every one"
-        return f"{'last epoch within the error of the ' if self.least else ''}best {self.monitor}"
+        return f"best {self.monitor}"
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Whether to keep this epoch."""
         again = current is not None and bool(current.isnan()) and self._lacks_score()
-        near = current is not None and self.least is not None and bool(current >= self.least())
-        return again or near or super().check_monitor_top_k(trainer, current)
+        return again or super().check_monitor_top_k(trainer, current)
 
     def _lacks_score(self) -> bool:
         score = self.best_model_score  # infinite: Lightning's word for undefined
