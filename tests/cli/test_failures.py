@@ -90,6 +90,21 @@ def test_nohup_is_respected() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+ENDS = """
+import gc
+from xray_lightning.cli.failures import run_guarded
+class Garbage:
+    def __init__(self): self.own = self
+    def __del__(self): print("looked for")
+run_guarded(lambda: print(gc.get_threshold()[0], Garbage() is None))
+"""
+
+
+def test_garbage_is_seldom_looked_for_and_not_at_the_end() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=True)
+    assert done.stdout == "10000 False\n"
+
+
 STUCK = """
 import signal, sys, time
 from xray_lightning.cli import failures

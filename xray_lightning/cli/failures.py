@@ -29,8 +29,8 @@ class PartialError(XrayError):
 
 def run_guarded(command: Callable[[], object], kept: str = GO_ON) -> int:
     """The exit code: 0, 2 for a user's error, 3 for a part, 128 + N for a signal, then ``kept``."""
-    gc.set_threshold(10_000)  # imports make a million objects, none of them garbage: a third of a
-    atexit.register(gc.freeze)  # start was spent looking through them again and again, and an end
+    gc.set_threshold(10_000)  # imports make a million objects, none of them garbage: looking for it
+    atexit.register(gc.freeze)  # among them, also at the end, was a third of the time of a start
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"  # a fault of ours always has one
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
