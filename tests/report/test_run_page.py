@@ -1,6 +1,7 @@
 """The report of a run stands alone and says what its files say; spoilt runs are refused."""
 
 import json
+import math
 import shutil
 from base64 import b64decode
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from xray_lightning.report.drawings import embed_picture
 from xray_lightning.report.page import say
 from xray_lightning.report.run import NEEDED, Run, read_run
 from xray_lightning.report.run_page import report_values, run_page, write_report
-from xray_lightning.writing import read_json, write_json
+from xray_lightning.writing import read_json, to_plain, write_json
 
 PHANTOM = Phantom(patients=150)
 
@@ -390,6 +391,23 @@ def test_guessing_and_no_figure_at_all(changed: dict) -> None:
     assert say("summary", changed)[0].endswith("it cannot be told from guessing (0.5).")
     changed["test"]["mean"]["auroc"] |= {"value": None, "patient_interval": None}
     assert say("summary", changed)[0].endswith("no label has an AUROC.")
+
+
+@pytest.mark.parametrize("corrected", [math.nan, 0.2, 0.01])
+def test_a_gap_without_a_p_value_is_not_none(changed: dict, corrected: float) -> None:
+    """As where every draw of patients shows the same one."""
+    sexes = {"F": (-1.0, corrected), "M": (1.0, math.nan), "O": (math.nan, math.nan)}
+    keys = ("dimension", "group", "difference", "corrected")
+    rows = [dict(zip(keys, ("sex", sex, *own), strict=True)) for sex, own in sexes.items()]
+    short = " ".join(say("subgroups", rows))
+    changed["subgroups"] = to_plain({"rows": rows})
+    (whom,) = (line for line in say("summary", changed) if line.startswith("For whom?"))
+    names = ["M +1.000"] if corrected >= 0 else ["F -1.000", "M +1.000"]
+    for text, mark in ((short, ": "), (whom, " ")):
+        listed = ", ".join(f"sex{mark}{name}" for name in names)
+        assert f"ot tested, draws of patients give no p value: {listed}" in text
+        assert ("none" in text) == (corrected == 0.2)
+    assert ("2 of 3 have enough positives" in short, "Of 1 groups" in whom) == (corrected >= 0,) * 2
 
 
 def test_a_single_label_is_not_the_best_of_several(changed: dict) -> None:
