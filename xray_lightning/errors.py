@@ -1,23 +1,4 @@
-"""Exceptions a user may catch.
-
-::
-
-    XrayError                      every error of this package that the user can act on
-    ├── ConfigError                a setting has a value that cannot work (also a ValueError)
-    ├── DataError                  something is wrong with the data set
-    │   ├── DataNotFoundError      a folder, a table or a list file is not where it was looked for
-    │   ├── TableError             a table lacks a column, repeats an image, names an unknown label
-    │   ├── MissingImagesError     the table names images that are not on disk
-    │   ├── InvalidImageError      a file is not a readable image
-    │   └── SplitError             a split is empty, shares patients, or does not match its lists
-    ├── CacheError                 the image cache cannot be built or belongs to other data
-    ├── CheckpointError            a checkpoint is damaged, foreign, or of another label set
-    │   └── WeightsError           weights cannot be had, or fit the network only in part
-    ├── OutputError                results cannot be written: a folder vanished, a disk is full
-    └── NonFiniteLossError         training produced a loss that is NaN or infinite
-
-The command line prints the message of an ``XrayError`` without a traceback and exits with 2.
-"""
+"""Exceptions a user may catch; the command line prints the message of one and exits with 2."""
 
 import math
 from collections.abc import Iterable

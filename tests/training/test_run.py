@@ -38,7 +38,7 @@ from xray_lightning.training.environment import (
     describe_sampling,
     write_environment,
 )
-from xray_lightning.training.run import TrainingRun, choose_by, log_run
+from xray_lightning.training.run import MONITOR, TrainingRun, choose_by, least_alike, log_run
 from xray_lightning.writing import read_json
 
 FAST = partial(torch.optim.AdamW, lr=0.1)  # so that the epochs differ
@@ -63,7 +63,7 @@ def run(data: XrayDataModule, folder: Path) -> TrainingRun:
     """With a head, a loss, a callback and a metric of one's own."""
     net = toy_net(data.labels, head=TopMean, head_options={"k": 1})
     task, count = XrayTask(net, OwnLoss()), Count()
-    more = {"callbacks": [count], "metrics": {"precision": precision}}
+    more = {"callbacks": [count], "metrics": {"precision": precision}, "tolerance": 0}
     run = train(task, data, folder, epochs=2, **more)
     assert count.epochs == 2
     return run
@@ -105,6 +105,38 @@ def test_another_metric_chooses(monitor: str, best, data, tmp_path) -> None:
     assert run.best_epoch == best(table[monitor]) + 1 == load_checkpoint(run.best).epoch + 1
     assert run.choice == f"best {monitor}"
     assert run.val_auroc == pytest.approx(table["val/auroc"][run.best_epoch - 1], rel=1e-7)
+
+
+def test_the_last_epoch_within_an_error_of_the_best(data: XrayDataModule, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    task = XrayTask(Small(list(data.labels)), labels=data.labels, optimizer=FAST)
+    run = train(task, data, tmp_path, epochs=4)
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    best = table.loc[table["val/auroc"].idxmax()]
+    patients = np.array([record.patient_id for record in data.subset_records("val")])
+    targets, variances = data.subset_targets("val"), []
+    for column, label in enumerate(data.labels):
+        sick, well = (len({*patients[targets[:, column] == each]}) for each in (1, 0))
+        a = best[f"val/auroc/{label}"]
+        if sick and well:  # Hanley and McNeil, as they write it
+            tail = (sick - 1) * (a / (2 - a) - a * a) + (well - 1) * (2 * a * a / (1 + a) - a * a)
+            variances.append((a * (1 - a) + tail) / (sick * well))
+    least = best["val/auroc"] - math.sqrt(sum(variances)) / len(variances)
+    assert run.best_epoch == max(table.index[table["val/auroc"] >= least]) + 1
+    assert run.choice == "last epoch within the error of the best val/auroc"
+
+
+def test_the_error_of_a_published_auroc() -> None:
+    """Hanley and McNeil 1982: 0.893 of 51 abnormal and 58 normal images has an error of 0.032."""
+    targets = np.repeat([[1.0, 0.0], [0.0, 0.0]], [51, 58], axis=0)
+    records = [SimpleNamespace(patient_id=str(row)) for row in range(109)]
+    data: Any = SimpleNamespace(
+        labels=["a", "b"], subset_records=lambda _: records, subset_targets=lambda _: targets
+    )
+    rows = [{MONITOR: a, f"{MONITOR}/a": a, f"{MONITOR}/b": math.nan} for a in (0.893, 0.8)]
+    table: Any = SimpleNamespace(rows=rows)
+    errors = 0.893 - np.array([least_alike(table, data, times) for times in (1, 2)])
+    assert errors == pytest.approx(np.array([0.032, 0.064]), rel=0.02)
 
 
 def test_what_can_choose(data: XrayDataModule) -> None:

@@ -144,8 +144,8 @@ def run_callbacks(
     if drawn and not isinstance(net, XrayNet):
         LOG.warning("no heat maps: %s is not an XrayNet", type(net).__name__)
         extra = [callback for callback in extra if callback not in drawn]
-    own = {key: config[key] for key in ("seed", "freeze_epochs", "ema_decay")}
-    own["monitor"] = config.get("monitor", MONITOR)  # a run of an earlier version has none
+    own = {key: config[key] for key in ("seed", "freeze_epochs", "ema_decay")}  # of any version
+    own |= {"monitor": config.get("monitor", MONITOR), "tolerance": config.get("tolerance", 0.0)}
     return make_callbacks(run, data, [*progress(), *extra], **own)
 
 

@@ -73,6 +73,7 @@ def train(
     callbacks: Sequence[pl.Callback] = (),
     metrics: Mapping[str, Callable[[Floats, Floats], float]] | None = None,
     monitor: str = MONITOR,
+    tolerance: float = 1.0,
     seed: int = 0,
     trainer: pl.Trainer | None = None,
     resume: Checkpoint | None = None,
@@ -89,9 +90,11 @@ def train(
         callbacks: further ones.
         metrics: figures to watch beside AUROC, by name: see :class:`WatchMetric`.
         monitor: what chooses the checkpoint, see :func:`choose_by`.
+        tolerance: where that is the mean AUROC, the last epoch within so many standard errors of
+            the best one is kept (Breiman et al. 1984, section 3.4.3); 0: the best one.
         seed: of dropout and the like; that of the images' order is the data's.
         trainer: one of :func:`make_trainer` with :func:`make_callbacks`, in place of ``epochs``,
-            ``callbacks``, ``metrics``, ``monitor`` and ``seed``.
+            ``callbacks``, ``metrics``, ``monitor``, ``tolerance`` and ``seed``.
         resume: the last checkpoint of this run, to go on from.
 
     Raises:
@@ -103,7 +106,8 @@ def train(
     folder = prepare_folder(Path(folder))
     if trainer is None:
         watched = [WatchMetric(name, function) for name, function in (metrics or {}).items()]
-        every = make_callbacks(folder, data, [*watched, *callbacks], monitor=monitor, seed=seed)
+        make = partial(make_callbacks, monitor=monitor, tolerance=tolerance, seed=seed)
+        every = make(folder, data, [*watched, *callbacks])
         trainer = make_trainer(partial(pl.Trainer, max_epochs=epochs), folder, every)
         write_environment(folder, data, trainer, seed)
     table, best = _find(trainer, MetricsFile), _find(trainer, RunCheckpoint)  # before "last"
@@ -142,25 +146,47 @@ def make_callbacks(
     seed: int = 0,
     freeze_epochs: int = 0,
     ema_decay: float | None = None,
+    tolerance: float = 1.0,
 ) -> list[pl.Callback]:
     """What every run has, seeding, tables, the best and the last checkpoint; then its own."""
     watched, mode = choose_by(monitor, callbacks, data)
+    table = MetricsFile(folder / "metrics.csv", monitor)
     keep = partial(
         RunCheckpoint,
         folder / "checkpoints",
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
+    best = keep("best", monitor=monitor, mode=mode, save_weights_only=True)
+    if monitor == MONITOR and tolerance:
+        best.least = partial(least_alike, table, data, tolerance)
     return [
         EpochSeed(seed),
-        MetricsFile(folder / "metrics.csv", monitor),
-        keep("best", monitor=monitor, mode=mode, save_weights_only=True),
+        table,
+        best,
         keep("last"),
         *([FreezeBackbone(epochs=freeze_epochs)] if freeze_epochs else []),
         *([EMA(decay=ema_decay)] if ema_decay is not None else []),
         *callbacks,
         *watched,
     ]
+
+
+def least_alike(table: MetricsFile, data: XrayDataModule, tolerance: float) -> float:
+    """So many standard errors below the highest mean validation AUROC of a table's epochs.
+
+    Of Hanley and McNeil 1982, eq. 2, by numbers of patients, labels taken for independent.
+    """
+    best = max(table.rows, key=lambda row: np.nan_to_num(row[MONITOR], nan=-1.0))
+    auroc = np.array([best[f"{MONITOR}/{label}"] for label in data.labels])
+    patients = np.array([record.patient_id for record in data.subset_records("val")])
+    columns = data.subset_targets("val").T
+    sick, well = (np.array([len({*patients[t == side]}) for t in columns]) for side in (1, 0))
+    square = auroc**2
+    first, second = auroc / (2 - auroc) - square, 2 * square / (1 + auroc) - square
+    spread = auroc - square + (sick - 1) * first + (well - 1) * second
+    variances = spread[np.isfinite(auroc)] / (1.0 * sick * well)[np.isfinite(auroc)]
+    return best[MONITOR] - tolerance * math.sqrt(variances.sum()) / max(1, len(variances))
 
 
 def choose_by(

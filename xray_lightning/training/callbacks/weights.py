@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -35,13 +35,7 @@ class EMA(pl.Callback):
     checkpoint's ``state_dict`` holds the average; one to resume from also holds the weights.
 
     Lightning's own EMAWeightAveraging puts the last weights, not the average, into a checkpoint
-    with ``save_weights_only`` and has no growing decay.
-
-    Args:
-        decay: d in the long run.
-
-    Raises:
-        ConfigError: a decay outside (0, 1).
+    with ``save_weights_only`` and has no growing decay. ConfigError: a ``decay`` outside (0, 1).
     """
 
     def __init__(self, decay: float) -> None:
@@ -131,13 +125,7 @@ class FreezeBackbone(pl.Callback):
 
     In several processes the backbone's gradients are computed and thrown away, to the same end:
     DistributedDataParallel settles which parameters have one when it wraps the network, and fails
-    if that changes.
-
-    Args:
-        epochs: how many are frozen.
-
-    Raises:
-        ConfigError: not a whole number of epochs.
+    if that changes. ConfigError: ``epochs`` is not a whole number of at least 1.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -190,19 +178,23 @@ class RunCheckpoint(ModelCheckpoint):
     """Lightning's, but its memory of the best score goes with the files, wherever they lie.
 
     Lightning forgets it in another folder. A score undefined in every epoch keeps the last one.
+    Where ``least`` is set, the last epoch is kept whose score is not below what it then returns.
     """
+
+    least: Callable[[], float] | None = None
 
     @property
     def choice(self) -> str:
         """By what the kept epoch was chosen."""
         if self._lacks_score():
             return f"last epoch: {self.monitor} was undefined in every one"
-        return f"best {self.monitor}"
+        return f"{'last epoch within the error of the ' if self.least else ''}best {self.monitor}"
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Whether to keep this epoch."""
         again = current is not None and bool(current.isnan()) and self._lacks_score()
-        return again or super().check_monitor_top_k(trainer, current)
+        near = current is not None and self.least is not None and bool(current >= self.least())
+        return again or near or super().check_monitor_top_k(trainer, current)
 
     def _lacks_score(self) -> bool:
         score = self.best_model_score  # infinite: Lightning's word for undefined
