@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import dctn
+import scipy  # its parts load at their first use
 from threadpoolctl import threadpool_limits
 
 from xray_lightning.data.geometry import fit_square
@@ -64,7 +64,7 @@ def hash_images(squares: Squares) -> tuple[Bits, list[bytes], Mask]:
     for rows in _chunks(len(squares)):
         digests += [blake2b(square.tobytes(), digest_size=16).digest() for square in squares[rows]]
         small = _shrink(squares[rows], _HASH_SIDE).astype(np.float32)
-        waves = dctn(small, axes=(1, 2))[:, _COEFFICIENTS, _COEFFICIENTS].reshape(-1, 64)
+        waves = scipy.fft.dctn(small, axes=(1, 2))[:, _COEFFICIENTS, _COEFFICIENTS].reshape(-1, 64)
         bits[rows] = waves > np.median(waves, axis=1, keepdims=True)
         blank[rows] = np.ptp(small, axis=(1, 2)) == 0
     return bits, digests, blank

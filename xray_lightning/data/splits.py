@@ -266,7 +266,7 @@ def lists_split(
     }
     lists, notes = match_names(named, index)
     subsets, faults = locate_lists(records, lists)
-    settings: dict[str, Any] = {s: None if path is None else str(path) for s, path in paths.items()}
+    settings: dict[str, object] = {s: None if p is None else str(p) for s, p in paths.items()}
     if val is None:
         subsets |= _carve(records, subsets["train"], val_fraction, _make_generator(seed))
         settings |= {"val_fraction": val_fraction, "seed": seed}

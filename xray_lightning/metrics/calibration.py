@@ -6,8 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq, minimize_scalar
-from scipy.special import expit, ndtri
+import scipy  # .optimize and .special load at their first use
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
@@ -35,7 +34,7 @@ METHODS = ("temperature", "platt", "isotonic")
 TINY = 1e-7  # scores are kept this far from 0 and 1 before the logarithm
 PLACES, BARS = 41, 20  # of a reliability curve, and of the histogram below it
 KNOTS = (0.05, 0.35, 0.65, 0.95)  # quantiles of the log odds (Harrell 2015, table 2.3)
-NORMAL = ndtri((np.arange(20) + 0.5) / 20)  # evenly likely draws
+EVEN = (np.arange(20) + 0.5) / 20  # quantiles of evenly likely draws
 LEAST = 50  # images of the rarer class for a bent curve; below, it is straight in the log odds
 
 
@@ -43,6 +42,11 @@ def logit(scores: npt.ArrayLike) -> Floats:
     """Log odds, finite for 0 and 1 too."""
     safe = np.clip(np.asarray(scores, dtype=np.float64), TINY, 1 - TINY)
     return np.asarray(np.log(safe) - np.log1p(-safe))
+
+
+def expit(odds: npt.ArrayLike) -> Floats:
+    """Chances of log odds, the inverse."""
+    return np.asarray(scipy.special.expit(odds))
 
 
 def mass_bins(scores: Array, bins: int = 15) -> Codes:
@@ -94,8 +98,8 @@ class Calibration(Result):
         """Probabilities of scores, any shape."""
         if self.method == "isotonic":
             steps = np.asarray(np.interp(scores, self.knots, self.values))
-            return steps if self.shift == 0 else np.asarray(expit(logit(steps) + self.shift))
-        return np.asarray(expit(self.slope * logit(scores) + self.intercept + self.shift))
+            return steps if self.shift == 0 else expit(logit(steps) + self.shift)
+        return expit(self.slope * logit(scores) + self.intercept + self.shift)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -163,12 +167,13 @@ def fit_calibration(scores: Array, positive: Mask, method: str = "platt") -> Cal
         signed = np.where(positive, 1, -1) * odds * np.exp(log_slope)
         return float(np.logaddexp(0, -signed).mean())
 
-    return Calibration(method, float(np.exp(minimize_scalar(loss, bounds=(-5, 5)).x)))
+    scale = scipy.optimize.minimize_scalar(loss, bounds=(-5, 5)).x
+    return Calibration(method, float(np.exp(scale)))
 
 
 def shift_prior(probabilities: Array, prior: float, new_prior: float) -> Floats:
     """Probabilities at another prevalence, if only the prevalence changed (Saerens 2002, eq. 4)."""
-    return np.asarray(expit(logit(probabilities) + logit(new_prior) - logit(prior)))
+    return expit(logit(probabilities) + logit(new_prior) - logit(prior))
 
 
 def estimate_prior(
@@ -227,7 +232,7 @@ def fit_slope(odds: Floats, positive: Mask, clusters: tuple[Codes, float]) -> Es
 
 def fit_intercept(odds: Floats, positive: Mask) -> tuple[float, Floats]:
     """Shift of the log odds (n,) at which positives are as many as told; influences (n,)."""
-    shift = float(brentq(lambda shift: float((positive - expit(odds + shift)).sum()), -50, 50))
+    shift = float(scipy.optimize.brentq(lambda s: (positive - expit(odds + s)).sum(), -50, 50))
     chance = expit(odds + shift)
     return shift, (positive - chance) / (chance * (1 - chance)).sum()
 
@@ -335,7 +340,7 @@ def _smooth(
     # Noise makes distances seem longer: by how much is seen by adding it once more.
     sums = np.column_stack([np.bincount(clusters[0], side) for side in moves.T])
     noise = steep * np.sqrt(np.einsum("nc,cd,nd->n", design, sums.T @ sums, design))
-    noisy = float(np.mean([abs(gap + noise * draw).mean() for draw in NORMAL]))
+    noisy = float(np.mean([abs(gap + noise * draw).mean() for draw in scipy.special.ndtri(EVEN)]))
     value = float(abs(gap).mean())
     ends = share_interval(value, Spread.of_influence(moved, *clusters), bias=noisy - value)
     return curve, Estimate(value, *ends)

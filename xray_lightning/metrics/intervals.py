@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logit, stdtr, stdtrit
+import scipy  # .special loads at its first use
 
 from xray_lightning.results import Json, Result
 from xray_lightning.writing import to_plain
@@ -156,12 +156,12 @@ class Spread:
 
     def around(self, value: float, level: float = 0.95) -> Interval:
         """Interval of a difference, or of anything that is not bound to [0, 1]."""
-        reach = float(stdtrit(self.freedom, (1 + level) / 2)) * self.deviation
+        reach = float(scipy.special.stdtrit(self.freedom, (1 + level) / 2)) * self.deviation
         return value - reach, value + reach
 
     def p_value(self, difference: float) -> float:
         """Two-sided, of a difference from 0."""
-        return float(2 * stdtr(self.freedom, -abs(difference) / self.deviation))
+        return float(2 * scipy.special.stdtr(self.freedom, -abs(difference) / self.deviation))
 
 
 def share_interval(
@@ -173,7 +173,8 @@ def share_interval(
         return NONE
     slope = value * (1 - value)  # d value / d logit
     scaled = Spread(spread.deviation / slope, spread.freedom)
-    low, high = expit(scaled.around(float(logit(value)) - bias / slope, level))
+    middle = float(scipy.special.logit(value)) - bias / slope
+    low, high = scipy.special.expit(scaled.around(middle, level))
     return float(low), float(high)
 
 

@@ -67,11 +67,11 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
         raise ConfigError(f"model.backbone: timm has no network {name!r}; near it are {near}")
     try:
         fixed = getattr(timm.get_pretrained_cfg(known.network), "fixed_input_size", False)
-        extra: dict[str, Any] = {"img_size": image_size} if fixed else {}
-        extra |= {"in_chans": 1, "num_classes": 0, "global_pool": "", **known.options}
+        overlay, size = dict(known.norm), {"img_size": image_size} if fixed else {}
         backbone: nn.Module = timm.create_model(
-            known.network, pretrained=pretrained, pretrained_cfg_overlay=dict(known.norm), **extra
-        )
+            known.network, pretrained=pretrained, pretrained_cfg_overlay=overlay,
+            in_chans=1, num_classes=0, global_pool="", **(size | dict(known.options)),
+        )  # fmt: skip
     except Exception as error:  # timm and its hub client share no base class
         if pretrained:
             raise

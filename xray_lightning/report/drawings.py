@@ -98,7 +98,7 @@ def dots_figure(
     return svg(name, title, (4.6, 0.27 * len(rows) + 0.8), draw)
 
 
-def run_figures(run: Run, values: Values) -> dict[str, Any]:
+def run_figures(run: Run, values: Values) -> dict[str, object]:
     """Every drawing of the page: name to an element, or label to an element."""
     labels = values["test"]["labels"]
     defined = {k: row["auroc"] for k, row in labels.items() if row["auroc"]["value"] is not None}
@@ -134,7 +134,7 @@ def run_figures(run: Run, values: Values) -> dict[str, Any]:
     }
 
 
-def explain_figures(run: Run) -> dict[str, Any]:
+def explain_figures(run: Run) -> dict[str, object]:
     """Pointing game of each label beside its controls, galleries, and the saliency tests."""
     folder, explain = run.folder / "explain", run.explain or {}
     files = {**explain.get("gallery", {}), "saliency": "saliency.png"}

@@ -80,12 +80,7 @@ class Constant:
     """Linear warm-up, then the full learning rate. A schedule is a factor of the learning rate.
 
     An object of plain numbers and not a function: LambdaLR stores it in the checkpoint.
-
-    Args:
-        warmup_epochs: epochs of linear growth from almost 0.
-
-    Raises:
-        ConfigError: a negative warm-up.
+    ``warmup_epochs``: of linear growth from almost 0; ConfigError: a negative one.
     """
 
     def __init__(self, *, warmup_epochs: float = 0.0) -> None:
