@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from running import ROOT, TRAIN, XRAY, comparable, read_table, run, start
 from toy import aurocs_of_labels
 
 from xray_lightning import load_checkpoint, read_predictions
+from xray_lightning.report.finish import SHARED
 
 # A ResNet of 5 M parameters with dropout; 150 images; two cores.
 COMPLETE = ["data.patients=60", "image_size=32", "batch_size=16", "epochs=3", "augment=light"]
@@ -68,25 +70,23 @@ def test_metrics_agree_with_scikit_learn(trained: Path) -> None:
         assert auroc["mean"] == pytest.approx(np.nanmean(expected), abs=1e-6)
 
 
-def test_metrics_csv_holds_the_best_validation_score(trained: Path) -> None:
-    rows = read_table(trained / "metrics.csv")
+def test_metrics_csv_holds_the_score_of_the_kept_epoch(trained: Path) -> None:
+    rows, val = read_table(trained / "metrics.csv"), metrics(trained, "val")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
-    best = max(float(row["val/auroc"]) for row in rows)
-    assert metrics(trained, "val")["auroc"]["mean"] == pytest.approx(best, abs=1e-6)
+    kept = float(rows[val["checkpoint"]["epoch"] - 1]["val/auroc"])
+    assert val["auroc"]["mean"] == pytest.approx(kept, abs=1e-6)
     assert float(rows[-1]["images_seen"]) == 3 * float(rows[0]["images_seen"])
 
 
 def test_fingerprints_stand_everywhere(trained: Path) -> None:
     split = json.loads((trained / "environment.json").read_text())["split"]
     checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
-    description = checkpoint.description
-    assert split == {"parts": split["subsets"]} | {
-        k: description.split[k] for k in split if k != "parts"
-    }
+    about = checkpoint.description
+    assert split == {"parts": split["subsets"]} | {k: about.split[k] for k in split if k != "parts"}
     points = json.loads((trained / "operating_points.json").read_text())
     assert points.pop("schema") == 2
-    assert points == {**description.operating_points, "weights_sha256": checkpoint.weights_sha256}
-    assert description.operating_points["fingerprint"] == split["parts"]["val"]
+    assert points == {**about.operating_points, "weights_sha256": checkpoint.weights_sha256}
+    assert about.operating_points["fingerprint"] == split["parts"]["val"]
     assert metrics(trained, "test")["fingerprint"] == split["parts"]["test"]
     assert split["fingerprint"] in (trained / "train.log").read_text()
 
@@ -120,10 +120,7 @@ def test_evaluate_on_another_split(trained: Path, folder: Path) -> None:
     assert "are not those of the training run" in text
     assert "each with its mirror image (tta=flip)" in text
     (made,) = trained.glob("evaluate_*_flip")
-    assert [metrics(run_folder, "test")["tta"] for run_folder in (trained, made)] == [
-        "none",
-        "flip",
-    ]
+    assert [metrics(own, "test")["tta"] for own in (trained, made)] == ["none", "flip"]
     unseen, seen = (metrics(made, subset) for subset in ("test", "test_seen"))
     assert unseen["fingerprint"] != metrics(trained, "test")["fingerprint"]
     assert f"{seen['images']} that show patients it learned from are scored apart" in text
@@ -201,6 +198,25 @@ def test_resume_refuses_changed_data(trained: Path, folder: Path) -> None:
     config = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(config.replace("patients: 60", "patients: 61"))
     assert "the data changed since" in run([*TRAIN, "resume=moved"], folder, 2)
+
+
+@pytest.mark.slow
+def test_trackers_get_settings_tables_and_figures(folder: Path) -> None:
+    """Of MLflow, W&B (offline) and TensorBoard; no film, and no image's id."""
+    place, loggers = folder / "tracked", "logger=[wandb,mlflow,tensorboard]"
+    run([*TRAIN, "experiment=smoke", loggers, f"hydra.run.dir={place}/run", *QUICK], folder)
+    with sqlite3.connect(place / "mlflow.db") as rows:
+        assert {("val/auroc",), ("train/loss",)} < {*rows.execute("select key from metrics")}
+        assert ("tta", "none") in [*rows.execute("select key, value from params")]
+    files = {path.name: path.read_bytes() for path in place.glob("mlflow/*/artifacts/*")}
+    assert files == {name: (place / "run" / name).read_bytes() for name in SHARED}
+    wandb, board = ([*(place / "run" / name).rglob("*")] for name in ("wandb", "tensorboard"))
+    told = [b"".join(path.read_bytes() for path in own if path.is_file()) for own in (wandb, board)]
+    assert all(name in own for own in told for name in (b"val/auroc", b"roc_test", b"tta"))
+    drawn = {path.name.rsplit("_", 2)[0] for path in wandb if path.suffix == ".png"}
+    assert drawn == {name[:-4] for name in SHARED if name.endswith(".png")}
+    ids = read_predictions(place / "run/predictions_test.csv").image_ids
+    assert [name for name in ids if name.encode() in b"".join([*told, *files.values()])] == []
 
 
 @pytest.mark.slow

@@ -127,11 +127,8 @@ def test_too_few(annotated: Make) -> None:
 
 
 def test_mean_over_labels(annotated: Make) -> None:
-    scored = {
-        "Mass": annotated(24),
-        "Nodule": annotated(40, seed=1),
-        "Hernia": annotated(2, seed=2),
-    }
+    scored = {"Mass": annotated(24), "Nodule": annotated(40, seed=1)}
+    scored["Hernia"] = annotated(2, seed=2)
     facts = localise(scored, draws=20)
     assert facts.mean.labels == 3
     other_way = localise(dict(reversed(scored.items())), draws=20)

@@ -336,21 +336,19 @@ def test_roc(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "lines",
+    ("text", "grey"),
     [
-        [
-            "epoch,train/loss,val/loss,val/auroc,val/auroc/Mass,val/auroc/Hernia",
-            "0,0.9,0.8,0.6,0.6,",
-            "1,0.7,0.75,0.65,0.65,",
-        ],
-        ["epoch,train/loss", "0,0.9"],
-        ["epoch,train/loss,val/auroc", "0,0.9,", "1,0.8,"],
+        ("epoch,train/loss,val/auroc,val/auroc/Mass,val/auroc/Edema\n0,0.9,0.6,0.5,\n", True),
+        ("epoch,train/loss,val/auroc,val/auroc/Mass\n0,0.9,0.6,0.5\n1,0.9,0.7,0.6\n", True),
+        ("epoch,train/loss,val/loss\n0,0.9,0.8\n", False),
+        ("epoch,train/loss,val/auroc\n0,0.9,\n1,0.8,\n", False),
     ],
 )
-def test_curves(lines: list[str], tmp_path) -> None:
-    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+def test_curves(text: str, grey: bool, tmp_path) -> None:
+    (tmp_path / "metrics.csv").write_text(text)
     figures.curves_figure(tmp_path / "metrics.csv", tmp_path / "curves.png")
-    drawing(tmp_path / "curves.png", 10, 4)
+    pixels = drawing(tmp_path / "curves.png", 10, 4)[40:-60, 680:-20, :3]  # amid the right half
+    assert (np.abs(pixels - np.array(to_rgb("#BBBBBB"))).max(axis=2) < 0.01).any() == grey
 
 
 def test_distribution(tmp_path) -> None:
@@ -372,10 +370,9 @@ def test_montage(count: int, columns: int, rows: int, tmp_path) -> None:
     targets[0] = np.nan
     ids = [f"{ODD[1]} {number:08d}_000.png" for number in range(count)]
     images = rng.random((count, 16, 16), dtype=np.float32)
-    figures.montage_figure(
-        images, targets, ids, [*CHEST_XRAY14[1:], ODD[0]], tmp_path / "montage.png"
-    )
-    drawing(tmp_path / "montage.png", 1.7 * columns, 2.15 * rows, dpi=110)
+    path = tmp_path / "montage.png"
+    figures.montage_figure(images, targets, ids, [*CHEST_XRAY14[1:], ODD[0]], path)
+    drawing(path, 1.7 * columns, 2.15 * rows, dpi=110)
 
 
 def test_sweep(tmp_path) -> None:

@@ -36,8 +36,7 @@ from xray_lightning.wording import number
 from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)
-# What does not change the result.
-SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir", "trust")
+SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir", "trust")  # of no effect
 LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
 MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
     *("workers", "threads", "cache_dir", "data.root", "data.table", "data.boxes"),
@@ -167,6 +166,7 @@ def fit(
         heat_maps=[callback for callback in callbacks if isinstance(callback, HeatMaps)],
         panel=panel,
         write_page=page if config.report else None,
+        loggers=trainer.loggers,
         **point_settings(config),
     )
     show(*finished_lines(finished))

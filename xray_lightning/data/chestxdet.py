@@ -10,8 +10,6 @@ tables        ``ChestX_Det_train.json`` and ``ChestX_Det_test.json``: lists of `
 masks         the union of a finding's polygons, each filled with its border (``mask``)
 patients      NIH's, told nowhere: only a comparison of pixels tells which exposure an image is
 ============  ======================================================================================
-
-Trap: polygons of one finding overlap; filled in one call, what two of them cover would be a hole.
 """
 
 import json

@@ -16,12 +16,8 @@ masks         CheXlocalize (Saporta et al., Nature Machine Intelligence 2022),
 
 Official split: the valid part is validation where the test part is there. Where it is not, it is
 the test set, and validation is carved from training by patient: 200 studies are the only ones that
-radiologists labelled, and a network must not be chosen on what it is scored on.
-
-Traps: ``Path`` begins with the archive's name, which seldom is that of the folder; CheXlocalize has
-``val/`` for ``valid/`` and ``Airspace Opacity`` for ``Lung Opacity``, and leaves out the images
-without a positive (and one with: its masks are unknown). The competition counts studies (200, 500),
-these tables count images. Ages end at 90, which stands for all above.
+radiologists labelled, and a network must not be chosen on what it is scored on. Traps:
+``data/README.md``.
 """
 
 import json

@@ -10,11 +10,7 @@ radiologists  ``mimic-cxr-2.1.0-test-set-labeled.csv``: 687 studies of the test 
 split         official, by patient: train, validate, test
 ============  ======================================================================================
 
-Traps: ViewPosition may be blank; then the view code tells it, else the procedure where that was one
-portable film (counted). The radiologists write ``Airspace Opacity``. Age and sex stand in MIMIC-IV.
-Dates are shifted, but by one number for each patient: studies are numbered by them. These layouts
-were read in descriptions; no real table was at hand. CXR-LT's labels of the same images are a table
-of ``data=csv``: data/README.md has the line.
+Read in descriptions: no real table was at hand. Traps, and CXR-LT's labels: ``data/README.md``.
 """
 
 from collections import Counter

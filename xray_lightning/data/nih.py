@@ -11,9 +11,7 @@ boxes         ``BBox_List_2017.csv``: 984 boxes by radiologists on 880 images of
               pixels of the 1024 x 1024 image; 8 findings
 ============  ======================================================================================
 
-Tables may be gzip-compressed. Traps: the headers split ``OriginalImage[Width,Height]`` and
-``Bbox [x,y,w,h]`` over columns; the lists end without a newline; the box list writes
-``Infiltrate``; the older table writes ages as ``058Y`` and has some above 400.
+Tables may be gzip-compressed. Traps: ``data/README.md``.
 """
 
 import json

@@ -10,10 +10,8 @@ tables     ``google2019_nih-chest-xray-labels.csv`` (both in one, with ``Set Id`
            gzip-compressed or not; each row also has NIH's columns and its text-mined labels
 =========  =========================================================================================
 
-Counted in the first table. Positive by NIH's text miner, by the radiologists, by both: Pneumothorax
-238, 238, 109; Nodule or mass (Nodule, Mass or both) 455, 605, 256. The images are a selection rich
-in findings, so agreement is no estimate of prevalence. Of Google's own files the names of the
-columns are known from others' code; none was at hand.
+Counted in the first table; of Google's own files the names of the columns are known from others'
+code, none was at hand. How often the two agree: ``data/README.md``.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -10,12 +10,9 @@ headers    ``nlmcxr_dicom_metadata.csv``, gzip-compressed or not: 7,469 DICOM he
 split      none
 =========  =========================================================================================
 
-Counted in the files. Traps: a report is the nearest to a patient that is told, and nobody knows who
-came twice; 95 reports were never indexed (``No Indexing``) and tell nothing; a term's first word is
-the finding, the others are where and how; the captions name every image "PA and lateral".
-
-Not checked: ages, which a header's shifted dates might tell, and are left unknown here; that the
-PNG files are not inverted (3,584 headers say MONOCHROME1).
+Counted in the files. Traps: ``data/README.md``. Not checked: ages, which a header's shifted dates
+might tell, and are left unknown here; that the PNG files are not inverted (3,584 headers say
+MONOCHROME1).
 """
 
 from collections import Counter

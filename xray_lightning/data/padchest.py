@@ -10,15 +10,9 @@ views      PA 91,728, L 49,579 (here LL), AP_horizontal 14,346 (supine), AP 4,55
 split      none
 =========  =========================================================================================
 
-Counted in the table. Traps: how many bits are stored stands in the table alone, so pixels are
-``value / (2**bits - 1)``; 8-bit copies are read as they are. ``Labels`` is a Python list as text,
-its entries with or without a blank in front, and blank ones; 103 cells are ``nan``. Patients have
-up to 39 digits. Age is the year of the study less that of birth. Every row says MONOCHROME2; a row
-that did not is refused, for whether such a file is stored inverted was never seen. Others found
-some 20 files damaged: they are errors here, until ``exclude`` lists them.
-
-Not checked, for no image was at hand: that the files hold the stored bits without a shift (a value
-above them is an error), and that none is inverted.
+Counted in the table. Traps: ``data/README.md``. Not checked, for no image was at hand: that the
+files hold the stored bits without a shift (a value above them is an error), and that none is
+inverted.
 """
 
 import ast

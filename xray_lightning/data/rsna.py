@@ -13,11 +13,7 @@ patients      unknown to these tables: ``patientId`` names an image. RSNA took t
 ============  ======================================================================================
 
 Both stages are read, the second where both are there; tables may be gzip-compressed, and images
-may be PNG files that ``xray convert`` made. Traps: every image counts once, whatever its number of
-rows; the headers' ages are no valid DICOM; abnormal images without opacity are negatives of the
-challenge, and harder ones. View, age and sex stand in the DICOM headers only: every command opens
-the files for them, 0.15 ms each (all: 4 s), unless ``headers`` is false; of PNG files they stay
-unknown.
+may be PNG files that ``xray convert`` made. Traps: ``data/README.md``.
 """
 
 import math

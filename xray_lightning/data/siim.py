@@ -11,8 +11,7 @@ patients      told nowhere. The images are believed to be of NIH's ChestX-ray14,
 ============  ======================================================================================
 
 The run lengths are relative: each start counts from the end of the run before, from 0, down the
-columns of the 1024 x 1024 image. Reading them as absolute gives other places without an error.
-View, age and sex stand in the DICOM headers only, which are opened for them as RSNA's are.
+columns of the 1024 x 1024 image. Traps: ``data/README.md``.
 """
 
 from pathlib import Path

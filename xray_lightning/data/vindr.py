@@ -14,11 +14,7 @@ boxes         corners in pixels of the DICOM file, one per reader and place
 patients      told nowhere. View, age and sex stand in some DICOM headers, which are not opened
 ============  ======================================================================================
 
-Three readers seldom agree: of Nodule/Mass one of them marks 826 images (any), two 405 (majority),
-three 181 (all), so ``readers`` stands in the title of every table. Counted in Kaggle's table, by
-pandas too: distinct readers of an image and class. Of PhysioNet's, not at hand, others count 841,
-409, 181. Traps: its test table writes "Other disease" where that of training writes "Other
-diseases"; Kaggle's files of eight rarer findings are there, their labels are not.
+Three readers seldom agree, so ``readers`` stands in every title. Traps: ``data/README.md``.
 """
 
 import math

@@ -77,7 +77,7 @@ def draw_curves(table: pd.DataFrame, loss: Axes, auroc: Axes) -> None:
     """The rows of metrics.csv: losses; validation AUROC, the mean blue, each label grey."""
     labels = [name for name in table.columns if name.startswith("val/auroc/")]
     curves = [(loss, "train/loss", "-o", COLOURS[0]), (loss, "val/loss", "--s", COLOURS[4])]
-    curves += [(auroc, name, "-", "#BBBBBB") for name in labels]
+    curves += [(auroc, name, "-" if len(table) > 1 else ".", "#BBBBBB") for name in labels]
     curves += [(auroc, "val/auroc", "-o", COLOURS[0])]
     for axes, column, style, colour in curves:
         if column in table:

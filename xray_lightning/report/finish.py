@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from imagecodecs import imread
+from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from rich.table import Table
 
 from xray_lightning.audit.shortcuts import probe_hospitals
@@ -32,6 +34,10 @@ from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import Json, write_json
 
 LOG = logging.getLogger(__name__)
+SHARED = (  # with trackers, maybe on others' machines: no film, no id of an image or patient
+    *("config.yaml", "metrics.csv", "metrics.json", "evaluation.json", "operating_points.json"),
+    *("curves.png", "class_distribution.png", "roc_val.png", "roc_test.png"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ def finish_run(
     heat_maps: Sequence[HeatMaps] = (),
     panel: Panel | None = None,
     write_page: Callable[[Mapping[str, Json]], object] | None = None,
+    loggers: Sequence[Any] = (),  # Lightning's
     **points: Any,
 ) -> FinishedRun:
     """Score the best checkpoint on validation and test, evaluate it, draw its figures.
@@ -60,17 +67,17 @@ def finish_run(
     evaluation.json, figures, and metrics.json last: it says that the run is finished.
 
     ``heat_maps`` draw maps of test images too, ``panel`` the results figure; both need an XrayNet.
-    ``write_page`` writes the report from what metrics.json will say; ``points`` says how operating
-    points are fitted (rule, value, calibration, draws).
+    ``write_page`` writes the report from what metrics.json will say; ``loggers`` get figures and
+    tables; ``points`` says how operating points are fitted (rule, value, calibration, draws).
     """
     folder, best = Path(run.folder), load_checkpoint(run.best, trust=True)  # just written here
     net = restore_net(best, task)
     scorer = XrayTask(net, task.loss, labels=task.labels, tta=task.tta)
     summaries, predictions = score_subsets(trainer, scorer, data, folder, ("val", "test"))
-    if run.choice.startswith("best"):
-        LOG.info("best checkpoint: epoch %d, %s", run.best_epoch, run.choice)
-    else:
+    if run.choice.startswith("last epoch:"):  # without a score
         LOG.warning("best checkpoint unknown: epoch %d, the %s", run.best_epoch, run.choice)
+    else:
+        LOG.info("best checkpoint: epoch %d, the %s", run.best_epoch, run.choice)
     summaries["val"]["checkpoint"] = {"epoch": run.best_epoch, "choice": run.choice}
     if not trainer.is_global_zero:
         return FinishedRun(run, summaries, None)
@@ -83,7 +90,31 @@ def finish_run(
     if write_page is not None:
         write_page(summaries)
     write_json(summaries, folder / "metrics.json")
+    share_files(loggers, folder)
     return FinishedRun(run, summaries, evaluation)
+
+
+def share_files(loggers: Sequence[Any], folder: Path) -> None:
+    """Give trackers what a finished run may tell others: settings, tables, figures."""
+    paths = [path for name in SHARED if (path := folder / name).is_file()]
+    pictures = {path.stem: str(path) for path in paths if path.suffix == ".png"}
+    for logger in loggers:
+        tracker = logger.experiment
+        if isinstance(logger, TensorBoardLogger):
+            for name, picture in pictures.items():
+                tracker.add_image(name, imread(picture), dataformats="HWC")
+        elif isinstance(logger, MLFlowLogger):
+            for path in paths:
+                tracker.log_artifact(logger.run_id, str(path))
+        elif isinstance(logger, WandbLogger):
+            from wandb import Artifact, Image
+
+            artifact = Artifact(f"run-{tracker.id}", "run")
+            for path in paths:
+                artifact.add_file(str(path))
+            tracker.log_artifact(artifact)
+            tracker.log({name: Image(picture) for name, picture in pictures.items()})
+            tracker.finish()  # else the next run of a sweep would go on in it
 
 
 def finished_lines(finished: FinishedRun) -> list[Table | str]:

@@ -181,7 +181,10 @@ class XrayTask(pl.LightningModule):
             checkpoint["state_dict"][f"net.{name}"] = tensor
 
     def on_train_start(self) -> None:
-        """Fit the schedule to the length of this run, which a resumed run may have changed."""
+        """Trackers get the settings, the schedule the run's length, another after a resume."""
+        config = self.description.config if self.description else {}
+        for logger in self.loggers if config else ():
+            logger.log_hyperparams(config)
         if self.schedule is not None:
             self._start_schedule(self.schedule)
 
