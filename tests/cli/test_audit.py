@@ -182,10 +182,8 @@ def test_unknown_patients_are_unknown_in_every_sentence(tmp_path, capsys) -> Non
 
 
 def test_a_split_column_that_leaks_and_an_image_in_two_lists(tmp_path, capsys) -> None:
-    rows = [
-        f"{n}.png,p{n % 3},{subset},{n % 2}"
-        for n, subset in enumerate(["train"] * 4 + ["test"] * 4)
-    ]
+    subsets = [*["train"] * 4, *["test"] * 4]
+    rows = [f"{n}.png,p{n % 3},{subset},{n % 2}" for n, subset in enumerate(subsets)]
     rows += ["8.png,p8,val,1"]
     (tmp_path / "t.csv").write_text("\n".join(["image,patient,split,Mass", *rows]))
     data = ["data=csv", f"data.table={tmp_path / 't.csv'}", "draws=2"]

@@ -90,10 +90,8 @@ def test_a_table_of_its_own_brings_its_split(tmp_path: Path) -> None:
 
 
 def test_labels_asked() -> None:
-    assert choose_labels("shared", ["Mass", "Edema"], ["Edema", "Hernia", "Mass"]) == (
-        "Mass",
-        "Edema",
-    )
+    two = ["Mass", "Edema"], ["Edema", "Hernia", "Mass"]
+    assert choose_labels("shared", *two) == ("Mass", "Edema")
     asked = read_labels("[Edema, Mass]")
     assert choose_labels(asked, ["Mass", "Edema"]) == asked == ("Edema", "Mass")
     for text, known in (("Hernia", "Mass"), ("shared", "Edema"), ("[]", "Mass")):

@@ -184,9 +184,8 @@ def test_siim_films_are_scored_by_their_masks(checkpoint, tmp_path, write_dicom)
         write_dicom(tmp_path / f"dicom-images-train/1/{number}/{name}.dcm", phantom.read(record))
         if ill:
             masks.append(phantom.mask(record, "Pneumothorax"))
-        rows.append(
-            f"{name},{run_lengths(np.kron(masks[-1], np.ones((16, 16))) > 0) if ill else -1}"
-        )
+        pixels = run_lengths(np.kron(masks[-1], np.ones((16, 16))) > 0) if ill else -1
+        rows.append(f"{name},{pixels}")
     (tmp_path / "train-rle.csv").write_text("\n".join(rows) + "\n")
     siim = ["data=siim", f"data.root={tmp_path}", "images=all", f"hydra.run.dir={tmp_path / 'out'}"]
     alone = ["methods=cam,gradient", "saliency=none", "shortcuts=false"]

@@ -117,9 +117,8 @@ def test_settings(run: Path, checkpoint: Path, images: Path, tmp_path: Path) -> 
     assert (told["pages"]["written"], Path(told["pages"]["index"]).is_file()) == (2, True)
     model = json.loads((tmp_path / "model.json").read_text())
     points = model["operating_points"]
-    assert (points["rule"], points["value"], points["subset"]) == (
-        "specificity", 0.5, "predictions_val"
-    )  # fmt: skip
+    told = [points[key] for key in ("rule", "value", "subset")]
+    assert told == ["specificity", 0.5, "predictions_val"]
     assert (model["source"], model["prior"]) == (str(run / "predictions_val.csv"), "validation")
     assert len(json.loads((tmp_path / "predictions.json").read_text())["images"]) == 2
 

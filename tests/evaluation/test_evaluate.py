@@ -18,7 +18,12 @@ from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError, DataError
-from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
+from xray_lightning.evaluation.evaluate import (
+    Evaluation,
+    evaluate,
+    find_doubts,
+    fit_operating_points,
+)
 from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
 from xray_lightning.evaluation.published import read_published
 from xray_lightning.metrics.bootstrap import number_patients
@@ -236,6 +241,12 @@ def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{second.work} *" in text
     assert f"{first.work} *" not in text
     assert published_lines([], 0.8) == []
+
+
+def test_nobody_doubts_what_nobody_knows() -> None:
+    made = predictions(TEST)
+    with pytest.raises(ConfigError, match="none can be doubted"):
+        find_doubts(replace(made, targets=made.targets * np.nan), 9, {})
 
 
 @pytest.mark.parametrize(

@@ -151,9 +151,8 @@ def test_nothing_is_scored_twice(checkpoint, scoring, result, place) -> None:
     path = Path(result.cells[0].scores)
     before = path.stat().st_mtime_ns
     silent: Any = replace(scoring, trainer=None)  # which cannot score
-    again = validate(
-        [checkpoint], {"far": hospital(7)}, silent, open_data=lambda _: open_hospital(place)
-    )
+    far = {"far": hospital(7)}
+    again = validate([checkpoint], far, silent, open_data=lambda _: open_hospital(place))
     assert again.cells[0].to_json() == result.cells[0].to_json()
     assert path.stat().st_mtime_ns == before
     for spoil in (lambda: hospital(8), lambda: hospital(7, patients=50)):

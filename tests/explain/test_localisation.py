@@ -155,10 +155,8 @@ def test_maps_without_energy_are_counted(annotated: Make) -> None:
     dark[:5] -= 10
     facts = localise({"Mass": replace(chosen, maps={"cam": dark})})
     assert facts.labels["Mass"].methods["cam"].without_energy == 5
-    rest = replace(
-        chosen, maps={"cam": dark[5:]}, boxes=chosen.boxes[5:], patients=chosen.patients[5:]
-    )
-    lit = localise({"Mass": rest})
+    rest = replace(chosen, boxes=chosen.boxes[5:], patients=chosen.patients[5:])
+    lit = localise({"Mass": replace(rest, maps={"cam": dark[5:]})})
     assert value(facts, "cam", "energy") == pytest.approx(value(lit, "cam", "energy"))
     nothing = localise({"Mass": replace(chosen, maps={"cam": -np.abs(dark) - 1})})
     assert np.isnan(value(nothing, "cam", "energy"))

@@ -98,9 +98,12 @@ def test_nothing_to_localise_and_nobody_to_test(checkpoint, trainer, tmp_path) -
         ({"label": "Cough"}, "'Cough'"),
         ({"positives": 1}, "positives"),
         ({"draws": 0}, "draws"),
+        ({"doubts": 1}, "doubts: neighbours are of other patients, and test has one"),
     ],
 )
-def test_settings_that_cannot_work(setting, name, checkpoint, data) -> None:
+def test_settings_that_cannot_work(setting, name, checkpoint, data, monkeypatch) -> None:
+    one = {**data.split.subsets, "test": data.split.subsets["test"][:1]}
+    monkeypatch.setattr(data, "split", replace(data.split, subsets=one))
     with pytest.raises(ConfigError, match=name):
         explain_checkpoint(checkpoint, data, **QUICK | setting)
 

@@ -86,9 +86,8 @@ def test_a_model_against_itself() -> None:
 def test_several_seeds() -> None:
     targets, patients, strong, weak, twin = sample()
     found = compare_aurocs(LABELS, targets, patients, [strong, weak], [twin], draws=400)
-    alone = [
-        compare_aurocs(LABELS, targets, patients, [s], [twin], draws=400) for s in (strong, weak)
-    ]
+    both = strong, weak
+    alone = [compare_aurocs(LABELS, targets, patients, [s], [twin], draws=400) for s in both]
     assert found.mean.first == pytest.approx(np.mean([each.mean.first for each in alone]))
     wide = found.mean.interval[1] - found.mean.interval[0]
     assert all(wide > each.mean.interval[1] - each.mean.interval[0] for each in alone)
@@ -123,9 +122,8 @@ def test_equals_the_definition() -> None:
 
     deviation = np.sqrt(np.array([1, -1]) @ covariance @ np.array([1, -1]))
     p_value = compare_auroc(*scores, positive)
-    assert p_value == pytest.approx(
-        2 * norm.cdf(-abs(aurocs[0] - aurocs[1]) / deviation), abs=1e-12
-    )
+    gap = abs(aurocs[0] - aurocs[1])
+    assert p_value == pytest.approx(2 * norm.cdf(-gap / deviation), abs=1e-12)
 
 
 def test_limits_of_the_test() -> None:

@@ -114,9 +114,8 @@ def test_an_interval_of_no_width_is_an_exact_bound() -> None:
     targets = np.zeros((60, 1))
     targets[[0, 1, 2, 10, 11, 20, 21, 30, 31, 40, 41]] = 1
     scores, patients = 0.2 + 0.6 * targets, np.arange(60) // 10
-    found = estimate_metrics(
-        ("Mass",), scores, targets, patients, thresholds={"Mass": 0.5}, draws=50
-    )
+    about = {"thresholds": {"Mass": 0.5}, "draws": 50}
+    found = estimate_metrics(("Mass",), scores, targets, patients, **about)
     theirs = binomtest(5, 5).proportion_ci(0.95, method="exact")
     floors = {"partial_auroc": 9 / 19, "precision_recall_gain": -1}  # the least, see the README
     for name in (*RANKED, "sensitivity", "f1"):

@@ -121,9 +121,8 @@ def test_verdict_and_what_is_not_known(run: Run, facts: dict, text: str) -> None
     weakest = min(known, key=known.get)
     assert second.startswith(f"Weakest is {weakest}, {known[weakest]:.3f}")
     assert "they are on NIH's images, this is on phantom" in third
-    assert facts["warnings"] == [
-        "The images are synthetic: these figures say nothing about patients."
-    ]
+    said = "The images are synthetic: these figures say nothing about patients."
+    assert facts["warnings"] == [said]
     assert all(sentence in text.replace("&#39;", "'") for sentence in facts["summary"])
     assert "The checkpoint, epoch 2 of 3, was chosen on validation." in text
     assert "c0ffee" in text

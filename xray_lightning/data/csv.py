@@ -1,20 +1,6 @@
-"""Any folder of images with a table: ``image``, label columns, and what else is known.
+"""Any folder of images with a table; which columns mean what: ``data/README.md``, "Your own table".
 
-=================  =================================================================================
-``image``          file, relative to the root or absolute; it is the image id
-label columns      1 or True present, 0 or False absent, blank or -1 unknown; all other columns
-                   but for ``NO_LABELS``, unless ``labels`` names them
-``patient``        optional; without it every image counts as its own patient
-``split``          optional; train, val (or valid, validation) or test
-``age``            optional; years, or as ``058Y``
-``sex``            optional; M or F
-``view``           optional; PA, AP, ...
-``follow_up``      optional; 0 for a patient's first image
-=================  =================================================================================
-
-Tasks are binary, several an image (multi-label): a column of classes or grades becomes one 0/1
-column for each. ``columns`` gives the table's own names for ours. Boxes stand in another table:
-image, label, x, y, width, height, in pixels of the file.
+``columns`` gives the table's own names for ``RESERVED``; all others but ``NO_LABELS`` are labels.
 """
 
 import os

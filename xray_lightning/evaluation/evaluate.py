@@ -9,7 +9,7 @@ import numpy as np
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.data.vocabulary import find_ancestors
-from xray_lightning.errors import require_integer
+from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.evaluation.predictions import Origin, Predictions
 from xray_lightning.evaluation.priors import (
     VALIDATION,
@@ -228,9 +228,12 @@ def find_doubts(
     """The labels that a model and the images most alike doubt, to be read again; the worst first.
 
     Raises:
-        ConfigError: ``most`` is below 1, or neighbours are asked for and there is one patient.
+        ConfigError: ``most`` is below 1, no label is known, or there is no other patient's image
+            where neighbours are asked for.
     """
     require_integer("doubts", most, 1)
+    if not is_known(predictions.targets).any():
+        raise ConfigError("doubts: no label of these images is known, so none can be doubted")
     pairs = zip(predictions.labels, predictions.scores.T.astype(np.float64), strict=True)
     told = np.transpose([(calibrations.get(label) or np.asarray)(own) for label, own in pairs])
     targets, beside = predictions.targets, np.full(told.shape, np.nan)

@@ -95,6 +95,8 @@ def explain_checkpoint(
         require_integer(name, number, low)
     named = (*methods, *saliency)
     others = require_explainable(checkpoint, data, subset, named, label, seeds, permuted)
+    if doubts and len({record.patient_id for record in data.subset_records(subset)}) < 2:
+        raise ConfigError(f"doubts: neighbours are of other patients, and {subset} has one")
     predictions = predict_subsets(net := checkpoint.build_net(), data, trainer)
     points, shown = checkpoint.description.operating_points, predictions[subset]
     places, overlays = _localise(net, data, shown.scores, subset, methods, draws, seed, progress)

@@ -165,9 +165,8 @@ def test_cascade_keeps_what_lies_below(images: Tensor, study_of: StudyOf, networ
     study = study_of(watched)
     study.batch, study.images = 24, torch.nn.functional.interpolate(images, (64, 64))
     parts, trained = randomisation.find_stages(net), net.state_dict()
-    maps = randomisation.map_randomised(
-        net, study, [(part,) for part in parts], np.random.default_rng(0)
-    )
+    alone = [(part,) for part in parts]
+    maps = randomisation.map_randomised(net, study, alone, np.random.default_rng(0))
     assert len(maps) == len(seen) == len(parts) > 3
     steps = {layer: step for step, part in enumerate(parts) for layer in part.layers}
     for name, value in trained.items():
