@@ -182,12 +182,12 @@ def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
     assert found[EMA].decay == 0.99  # type: ignore[attr-defined]
     loss = compose_settings(["monitor=val/loss"])
     plain = OmegaConf.create(to_container(plain))
-    plain.pop("monitor")  # as in the config.yaml of a run of an earlier version
+    del plain["monitor"], plain["tolerance"]  # as in the config.yaml of a run of an earlier version
     for config, wanted in ((plain, ("val/auroc", "max")), (loss, ("val/loss", "min"))):
-        best, stop = (
-            next(c for c in of(config) if isinstance(c, k)) for k in (Best, EarlyStopping)
-        )
+        kinds = Best, EarlyStopping
+        best, stop = (next(c for c in of(config) if isinstance(c, k)) for k in kinds)
         assert (best.monitor, best.mode) == (stop.monitor, stop.mode) == wanted
+        assert best.least is None
 
 
 def test_results_figure() -> None:

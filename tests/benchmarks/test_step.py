@@ -29,10 +29,8 @@ from xray_lightning.training.callbacks.epochs import EpochSeed, MetricsFile
 from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.training.optim import parameter_groups
 
-pytestmark = [
-    pytest.mark.benchmark,
-    pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`"),  # validation is no step
-]
+UNVALIDATED = "ignore:.*have no `val_dataloader`"  # validation is no step
+pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings(UNVALIDATED)]
 
 TURNS = 12  # the first warms up and does not count
 THREADS = 1

@@ -130,7 +130,7 @@ def test_the_error_of_a_published_auroc() -> None:
     assert errors == pytest.approx(np.array([0.032, 0.064]) / math.sqrt(2), rel=0.02)
 
 
-def test_what_can_choose(data: XrayDataModule) -> None:
+def test_what_can_choose(data: XrayDataModule, tmp_path: Path) -> None:
     own = WatchMetric("mine", lambda s, t: (s - t).square().nanmean(), "min", tensors=True)
     lacking = data.labels_without_positives("val")
     known = min({*data.labels} - {*lacking})
@@ -146,6 +146,8 @@ def test_what_can_choose(data: XrayDataModule) -> None:
         choose_by(f"val/precision_recall_gain/{lacking[0]}", [], data)
     with pytest.raises(ConfigError, match=r"other direction of val/mine: .*mode=min"):
         choose_by("val/mine", [own, pl.callbacks.EarlyStopping("val/mine", mode="max")], data)
+    with pytest.raises(ConfigError, match="tolerance must be a number of at least 0, got -1"):
+        train(None, data, tmp_path, tolerance=-1)
 
 
 def test_an_own_head_is_built_again_by_those_who_trust_it(run: TrainingRun) -> None:

@@ -30,7 +30,7 @@ from xray_lightning.models.network import XrayNet
 from xray_lightning.report.gallery import Panel
 from xray_lightning.training.environment import write_environment
 from xray_lightning.training.optim import make_optimizer
-from xray_lightning.training.run import MONITOR, make_callbacks, make_trainer
+from xray_lightning.training.run import EARLIER, make_callbacks, make_trainer
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_file
 
@@ -145,7 +145,7 @@ def run_callbacks(
         LOG.warning("no heat maps: %s is not an XrayNet", type(net).__name__)
         extra = [callback for callback in extra if callback not in drawn]
     own = {key: config[key] for key in ("seed", "freeze_epochs", "ema_decay")}  # of any version
-    own |= {"monitor": config.get("monitor", MONITOR), "tolerance": config.get("tolerance", 0.0)}
+    own |= {key: config.get(key, usual) for key, usual in EARLIER.items()}
     return make_callbacks(run, data, [*progress(), *extra], **own)
 
 

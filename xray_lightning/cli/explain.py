@@ -28,7 +28,7 @@ def explain(request: Request) -> None:
     images = open_checkpoint(Path(checkpoint), changes, request.out)
     images.data.split = images.splits["test"]
     methods = (*settings["methods"], *settings["saliency"])
-    others = {key: settings[key] for key in ("subset", "label", "seeds", "permuted")}
+    others = {key: settings[key] for key in ("subset", "label", "seeds", "permuted", "doubts")}
     require_explainable(images.checkpoint, images.data, methods=methods, **others)
     folder = folder_of(images, settings["subset"])
     places = {n: prepare_folder(folder if n == "test" else folder / n) for n in images.splits}

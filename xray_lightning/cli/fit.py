@@ -31,7 +31,7 @@ from xray_lightning.folders import LockedError, lock_folder, prepare_folder
 from xray_lightning.processes import first_process, number_lines, quieten, started_outside
 from xray_lightning.report.finish import draw_data, finish_run, finished_lines
 from xray_lightning.report.terminal import show
-from xray_lightning.training.run import MONITOR, require_same_split, train
+from xray_lightning.training.run import EARLIER, require_same_split, train
 from xray_lightning.wording import number
 from xray_lightning.writing import entries_of, read_json, write_json
 
@@ -124,7 +124,7 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
     """Never take another run's result, or go on with another run's weights."""
     ours = to_container(build.reusable(to_container(config)), resolve=False)
     now, then = (
-        {k: v for k, v in entries_of({"monitor": MONITOR} | values) if not isinstance(v, dict)}
+        {k: v for k, v in entries_of(EARLIER | values) if not isinstance(v, dict)}
         for values in (ours, configs.read_config(run / "config.yaml"))
     )
     keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]

@@ -94,9 +94,7 @@ def explain_checkpoint(
     for name, number, low in (("positives", positives, 2), ("draws", draws, 1), ("seed", seed, 0)):
         require_integer(name, number, low)
     named = (*methods, *saliency)
-    others = require_explainable(checkpoint, data, subset, named, label, seeds, permuted)
-    if doubts and len({record.patient_id for record in data.subset_records(subset)}) < 2:
-        raise ConfigError(f"doubts: neighbours are of other patients, and {subset} has one")
+    others = require_explainable(checkpoint, data, subset, named, label, seeds, permuted, doubts)
     predictions = predict_subsets(net := checkpoint.build_net(), data, trainer)
     points, shown = checkpoint.description.operating_points, predictions[subset]
     places, overlays = _localise(net, data, shown.scores, subset, methods, draws, seed, progress)
@@ -140,6 +138,7 @@ def require_explainable(
     label: str = "",
     seeds: Sequence[str | Path] = (),
     permuted: str | Path | None = None,
+    doubts: int = 0,
 ) -> tuple[list[Checkpoint], list[Checkpoint]]:
     """The checkpoints of other seeds, and of permuted labels; refuses what cannot be explained."""
     if subset not in ("val", "test"):
@@ -156,6 +155,8 @@ def require_explainable(
             "subset=val: this split's validation set is not that of the training run, and only "
             "test images are checked for patients it learned from; use subset=test"
         )
+    if doubts and len({record.patient_id for record in data.subset_records(subset)}) < 2:
+        raise ConfigError(f"doubts: neighbours are of other patients, and {subset} has one")
     shuffled = [] if permuted is None else [permuted]
     return (
         _load_comparable(seeds, checkpoint, data.labels, permuted=False),

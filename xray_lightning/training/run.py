@@ -18,7 +18,7 @@ from xray_lightning.checkpoint import Checkpoint, load_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS
 from xray_lightning.data.source import usage_notes
-from xray_lightning.errors import ConfigError, SplitError
+from xray_lightning.errors import ConfigError, SplitError, require_number
 from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.estimates import CURVES, best_of, mean_metric
 from xray_lightning.results import Result
@@ -40,6 +40,7 @@ from xray_lightning.training.task import XrayTask
 LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 MONITOR = "val/auroc"  # what chooses the best checkpoint unless another metric is named
+EARLIER = {"monitor": MONITOR, "tolerance": 0.0}  # of runs before these were settings
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def make_callbacks(
         enable_version_counter=False,
     )
     best = keep("best", monitor=monitor, mode=mode, save_weights_only=True)
-    if monitor == MONITOR and tolerance:
+    if require_number("tolerance", tolerance, 0) and monitor == MONITOR:
         best.least = partial(least_alike, table, data, tolerance)
     return [
         EpochSeed(seed),
