@@ -15,6 +15,7 @@ from statistics import median
 from time import perf_counter, process_time
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 
@@ -231,3 +232,11 @@ def test_decisions_vs_scikit_learn(test_list, bench) -> None:
                  f"{memory:.2f} GB; scikit-learn {loop:.0f} s (counted up)")  # fmt: skip
     assert memory < 1.5
     bench.ratio("decisions_vs_scikit_learn", loop / seconds, ">=30")
+    dca = pytest.importorskip("dcurves").dca  # net benefit alone, of the sample, as a draw
+    table, start = pd.DataFrame({"y": targets[:, 0] == 1, "p": scores[:, 0]}), perf_counter()
+    theirs = dca(data=table, outcome="y", modelnames=["p"], thresholds=list(lines))
+    loop = (perf_counter() - start) * ours.shape[0] * 2000
+    expected = theirs.loc[theirs["model"] == "p", "net_benefit"]
+    np.testing.assert_allclose(ours[0, 0], expected, atol=1e-9)
+    bench.remark(f"dcurves: {loop:.0f} s (counted up)")
+    bench.ratio("decisions_vs_dcurves", loop / seconds, ">=30")
