@@ -156,8 +156,11 @@ class XrayTask(pl.LightningModule):
         return mean
 
     def setup(self, stage: str) -> None:
-        """Forget the averages of an earlier run."""
+        """Forget the averages of an earlier run, and tell trackers the settings of this one."""
         self.averaged = {}
+        config = self.description.config if self.description else {}
+        for logger in self.loggers if config else ():
+            logger.log_hyperparams(config)
         data = _module_of(self.trainer)
         size = getattr(self.net, "config", {}).get("image_size")
         if data is not None and size not in (None, data.image_size):
@@ -181,10 +184,7 @@ class XrayTask(pl.LightningModule):
             checkpoint["state_dict"][f"net.{name}"] = tensor
 
     def on_train_start(self) -> None:
-        """Trackers get the settings, the schedule the run's length, another after a resume."""
-        config = self.description.config if self.description else {}
-        for logger in self.loggers if config else ():
-            logger.log_hyperparams(config)
+        """Fit the schedule to the length of this run, which a resumed run may have changed."""
         if self.schedule is not None:
             self._start_schedule(self.schedule)
 
