@@ -113,7 +113,7 @@ def run(made_run, tmp_path_factory):
     environment, evaluation, metrics = (json.loads((run / f"{n}.json").read_text()) for n in names)
     (best := run / "checkpoints" / "best.ckpt").parent.mkdir()
     own = {"data": {"root": "/secret/ward"}, "split": {}, "trainer": {}, "tta": "flip"}
-    net = toy_net([*evaluation["labels"]]).eval()  # of another seed the gate may not converge
+    net = toy_net([*evaluation["labels"]]).eval()
     save_net(net, best, points=evaluation["operating_points"], **own)
     films = torch.rand(20, 1, 32, 32)
     store_gate(best, fit_gate(net, films, films, youngest=17.03, views=("PA",)))

@@ -142,7 +142,7 @@ def fit_gate(
     names, sets = [*CHANGES], [measure(films) for films in change_films(train, seed)]
     kinds = np.repeat(np.arange(len(sets)), [len(features) for features in sets])
     centre, axes = fit_distance(sets[0], np.concatenate(sets))
-    probe = LogisticRegression(C=0.01, max_iter=1000, class_weight="balanced")
+    probe = LogisticRegression(C=0.01, solver="newton-cholesky", class_weight="balanced")
     probe.fit((np.concatenate(sets) - centre) @ axes, kinds)
     arrays = centre, axes, probe.coef_.T, probe.intercept_
     tensors = [torch.from_numpy(np.float32(array)) for array in arrays]
