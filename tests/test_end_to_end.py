@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.loggers import MLFlowLogger
 from running import ROOT, TRAIN, XRAY, comparable, read_table, run, start
 from toy import aurocs_of_labels
 
 from xray_lightning import load_checkpoint, read_predictions
-from xray_lightning.report.finish import SHARED
+from xray_lightning.report.finish import SHARED, share_files
 
 # A ResNet of 5 M parameters with dropout; 150 images; two cores.
 COMPLETE = ["data.patients=60", "image_size=32", "batch_size=16", "epochs=3", "augment=light"]
@@ -217,6 +218,12 @@ def test_trackers_get_settings_tables_and_figures(folder: Path) -> None:
     assert drawn == {name[:-4] for name in SHARED if name.endswith(".png")}
     ids = read_predictions(place / "run/predictions_test.csv").image_ids
     assert [name for name in ids if name.encode() in b"".join([*told, *files.values()])] == []
+
+
+def test_a_tracker_out_of_reach_leaves_the_run_alone(trained: Path, caplog) -> None:
+    gone = MLFlowLogger(tracking_uri="http://127.0.0.1:9")
+    share_files([gone], trained)
+    assert "MLFlowLogger got no tables and figures: " in caplog.text
 
 
 @pytest.mark.slow

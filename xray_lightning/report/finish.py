@@ -97,24 +97,31 @@ def finish_run(
 def share_files(loggers: Sequence[Any], folder: Path) -> None:
     """Give trackers what a finished run may tell others: settings, tables, figures."""
     paths = [path for name in SHARED if (path := folder / name).is_file()]
-    pictures = {path.stem: str(path) for path in paths if path.suffix == ".png"}
     for logger in loggers:
-        tracker = logger.experiment
-        if isinstance(logger, TensorBoardLogger):
-            for name, picture in pictures.items():
-                tracker.add_image(name, imread(picture), dataformats="HWC")
-        elif isinstance(logger, MLFlowLogger):
-            for path in paths:
-                tracker.log_artifact(logger.run_id, str(path))
-        elif isinstance(logger, WandbLogger):
-            from wandb import Artifact, Image
+        try:
+            _share(logger, paths)
+        except Exception as error:  # noqa: BLE001 - of code and machines not ours; the run is whole
+            LOG.warning("%s got no tables and figures: %s", type(logger).__name__, error)
 
-            artifact = Artifact(f"run-{tracker.id}", "run")
-            for path in paths:
-                artifact.add_file(str(path))
-            tracker.log_artifact(artifact)
-            tracker.log({name: Image(picture) for name, picture in pictures.items()})
-            tracker.finish()  # else the next run of a sweep would go on in it
+
+def _share(logger: Any, paths: Sequence[Path]) -> None:
+    tracker = logger.experiment
+    pictures = {path.stem: str(path) for path in paths if path.suffix == ".png"}
+    if isinstance(logger, TensorBoardLogger):
+        for name, picture in pictures.items():
+            tracker.add_image(name, imread(picture), dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        for path in paths:
+            tracker.log_artifact(logger.run_id, str(path))
+    elif isinstance(logger, WandbLogger):
+        from wandb import Artifact, Image
+
+        artifact = Artifact(f"run-{tracker.id}", "run")
+        for path in paths:
+            artifact.add_file(str(path))
+        tracker.log_artifact(artifact)
+        tracker.log({name: Image(picture) for name, picture in pictures.items()})
+        tracker.finish()  # else the next run of a sweep would go on in it
 
 
 def finished_lines(finished: FinishedRun) -> list[Table | str]:
