@@ -222,7 +222,7 @@ def test_trackers_get_settings_tables_and_figures(folder: Path) -> None:
 
 def test_a_tracker_out_of_reach_leaves_the_run_alone(tmp_path: Path, caplog) -> None:
     class Gone(TensorBoardLogger):
-        experiment = property(lambda _: open("/nowhere"))
+        experiment = property(lambda _: Path("/nowhere").read_text())
 
     share_files([Gone(tmp_path)], tmp_path)
     assert "Gone got no tables and figures: [Errno 2] No such file" in caplog.text
