@@ -187,7 +187,7 @@ def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
         kinds = Best, EarlyStopping
         best, stop = (next(c for c in of(config) if isinstance(c, k)) for k in kinds)
         assert (best.monitor, best.mode) == (stop.monitor, stop.mode) == wanted
-        assert best.least is None
+        assert best.lowest is None
 
 
 def test_results_figure() -> None:

@@ -38,7 +38,7 @@ from xray_lightning.training.environment import (
     describe_sampling,
     write_environment,
 )
-from xray_lightning.training.run import MONITOR, TrainingRun, choose_by, least_alike, log_run
+from xray_lightning.training.run import MONITOR, TrainingRun, choose_by, log_run, lowest_kept
 from xray_lightning.writing import read_json
 
 FAST = partial(torch.optim.AdamW, lr=0.1)  # so that the epochs differ
@@ -113,7 +113,7 @@ def test_the_last_epoch_within_an_error_of_the_best(data: XrayDataModule, tmp_pa
     run = train(task, data, tmp_path, epochs=4)
     table = pd.read_csv(tmp_path / "metrics.csv")
     rows: Any = SimpleNamespace(rows=table.to_dict("records"))
-    good = table.index[table["val/auroc"] >= least_alike(rows, data, 1)]
+    good = table.index[table["val/auroc"] >= lowest_kept(rows, data, 1)]
     assert run.best_epoch == max(good) + 1 > table["val/auroc"].idxmax() + 1
     assert run.choice == "last epoch within the error of the best val/auroc"
 
@@ -126,7 +126,7 @@ def test_the_error_of_a_published_auroc() -> None:
     data.subset_targets = lambda _: np.stack([sick, 0 * sick, sick], axis=1)
     each = {"val/auroc/a": 0.893, "val/auroc/b": math.nan, "val/auroc/c": 0.893}
     table: Any = SimpleNamespace(rows=[{MONITOR: 0.893, **each}, {MONITOR: 0.8}])
-    errors = 0.893 - np.array([least_alike(table, data, times) for times in (1, 2)])
+    errors = 0.893 - np.array([lowest_kept(table, data, times) for times in (1, 2)])
     assert errors == pytest.approx(np.array([0.032, 0.064]) / math.sqrt(2), rel=0.02)
 
 

@@ -36,7 +36,7 @@ from xray_lightning.wording import number
 from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)
-SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir", "trust")  # of no effect
+SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir", "trust")  # change no result
 LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
 MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
     *("workers", "threads", "cache_dir", "data.root", "data.table", "data.boxes"),

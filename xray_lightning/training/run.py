@@ -160,7 +160,7 @@ def make_callbacks(
     )
     best = keep("best", monitor=monitor, mode=mode, save_weights_only=True)
     if require_number("tolerance", tolerance, 0) and monitor == MONITOR:
-        best.least = partial(least_alike, table, data, tolerance)
+        best.lowest = partial(lowest_kept, table, data, tolerance)
     return [
         EpochSeed(seed),
         table,
@@ -173,7 +173,7 @@ def make_callbacks(
     ]
 
 
-def least_alike(table: MetricsFile, data: XrayDataModule, tolerance: float) -> float:
+def lowest_kept(table: MetricsFile, data: XrayDataModule, tolerance: float) -> float:
     """So many standard errors below the highest mean validation AUROC of a table's epochs.
 
     Of Hanley and McNeil 1982, eq. 2, by numbers of patients, labels taken for independent.

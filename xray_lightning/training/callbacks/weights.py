@@ -178,22 +178,22 @@ class RunCheckpoint(ModelCheckpoint):
     """Lightning's, but its memory of the best score goes with the files, wherever they lie.
 
     Lightning forgets it in another folder. A score undefined in every epoch keeps the last one.
-    Where ``least`` is set, the last epoch is kept whose score is not below what it then returns.
+    Where ``lowest`` is set, the last epoch is kept whose score is not below what it then returns.
     """
 
-    least: Callable[[], float] | None = None
+    lowest: Callable[[], float] | None = None
 
     @property
     def choice(self) -> str:
         """By what the kept epoch was chosen."""
         if self._lacks_score():
             return f"last epoch: {self.monitor} was undefined in every one"
-        return f"{'last epoch within the error of the ' if self.least else ''}best {self.monitor}"
+        return f"{'last epoch within the error of the ' if self.lowest else ''}best {self.monitor}"
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Whether to keep this epoch."""
         again = current is not None and bool(current.isnan()) and self._lacks_score()
-        near = current is not None and self.least is not None and bool(current >= self.least())
+        near = current is not None and self.lowest is not None and bool(current >= self.lowest())
         return again or near or super().check_monitor_top_k(trainer, current)
 
     def _lacks_score(self) -> bool:
