@@ -74,7 +74,9 @@ def test_metrics_agree_with_scikit_learn(trained: Path) -> None:
 def test_metrics_csv_holds_the_score_of_the_kept_epoch(trained: Path) -> None:
     rows, val = read_table(trained / "metrics.csv"), metrics(trained, "val")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
-    kept = float(rows[val["checkpoint"]["epoch"] - 1]["val/auroc"])
+    (epoch, choice), page = val["checkpoint"].values(), (trained / "report.html").read_text()
+    assert f"the checkpoint is of epoch {epoch}, the {choice}" in page
+    kept = float(rows[epoch - 1]["val/auroc"])
     assert val["auroc"]["mean"] == pytest.approx(kept, abs=1e-6)
     assert float(rows[-1]["images_seen"]) == 3 * float(rows[0]["images_seen"])
 

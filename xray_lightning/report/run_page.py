@@ -159,7 +159,7 @@ def _describe_training(run: Run) -> Values:
     values: Values = {"choice": told.get("choice", "best val/auroc")}
     if (table := run.history) is None:
         return {**values, "epochs": 0, "best_epoch": None, "rows": []}
-    best = told["epoch"] if told and told["choice"].startswith("best") else None
+    best = told["epoch"] if told and not told["choice"].startswith("last epoch:") else None
     if not told and "val/auroc" in table and table["val/auroc"].notna().any():
         best = int(table["epoch"].iloc[table["val/auroc"].argmax()]) + 1
     return {**values, "epochs": len(table), "best_epoch": best, "rows": table.to_dict("records")}
