@@ -9,6 +9,7 @@ from matplotlib import image as mpl_image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from sklearn import metrics
 from toy import toy_data, toy_net
 
@@ -118,10 +119,7 @@ def test_a_box_lies_where_it_was_drawn(box, frame) -> None:
 
 
 def texts(figure: Figure) -> str:
-    subsets = [text.get_text() for text in figure.texts]
-    for axes in figure.axes:
-        subsets += [axes.get_title(), *(text.get_text() for text in axes.texts)]
-    return "\n".join(subsets)
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
 def test_layout() -> None:
@@ -241,12 +239,11 @@ def test_every_map_is_of_the_image_below_it(data, net, predictions, tmp_path, mo
     assert f"at a score of {threshold:.3g} or more (Youden's J on validation)" in seen["title"]
     assert "the most confident calls of each kind" in seen["title"]
     assert data.split.subset_fingerprints["test"] in seen["title"]
-    records = {record.image_id: record for record in data.subset_records("test")}
     shown = [(kind, each) for kind, cells in seen["drawn"].items() for each in cells]
     assert len(shown) == sum(min(3, count) for count in seen["counts"].values()) > 6
     for kind, each in shown:
-        record, row = records[each.image_id], test.image_ids.index(each.image_id)
-        image = data.dataset("test")[row]["image"]
+        row = test.image_ids.index(each.image_id)
+        record, image = data.subset_records("test")[row], data.dataset("test")[row]["image"]
         np.testing.assert_array_equal(each.image, image[0])
         heat = class_map(net, image[None], label)[0]
         np.testing.assert_allclose(each.heat, heat, atol=1e-5)
@@ -272,11 +269,7 @@ def test_no_figure_without_a_threshold(data, net, predictions, tmp_path) -> None
     assert not (tmp_path / "panel.png").exists()
     with pytest.raises(ConfigError, match="none is named"):
         results_panel(net, data, predictions, Panel(), tmp_path / "panel.png")
-
-
-def test_nothing_known_in_test(data, net, predictions, tmp_path) -> None:
-    """A figure of empty cells, which say so."""
-    predictions["test"].targets[:] = np.nan
+    predictions["test"].targets[:] = np.nan  # a figure of empty cells, which say so
     assert results_panel(net, data, predictions, Panel("Infiltration"), tmp_path / "panel.png")
 
 
@@ -330,8 +323,7 @@ def test_roc(tmp_path) -> None:
     none = random_predictions(ODD)
     none.targets[:] = 0, np.nan
     for table, auroc in ((many, 0.5), (none, None)):
-        aurocs = dict.fromkeys(table.labels, auroc)
-        figures.roc_figure(table, aurocs, ODD[0], tmp_path / "roc.png")
+        figures.roc_figure(table, dict.fromkeys(table.labels, auroc), ODD[0], tmp_path / "roc.png")
         drawing(tmp_path / "roc.png", 9.5, 6)
 
 
