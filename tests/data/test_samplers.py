@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -107,9 +106,9 @@ def test_prevalence() -> None:
 
 
 def test_occurrences() -> None:
-    order = rng().integers(20, size=300)
-    expected = pd.Series(order).groupby(order).cumcount()
-    assert occurrences(order).tolist() == expected.tolist()
+    order = rng().integers(20, size=300).tolist()
+    expected = [order[:place].count(index) for place, index in enumerate(order)]
+    assert occurrences(np.array(order)).tolist() == expected
 
 
 def test_uniform_order_and_seeds() -> None:
