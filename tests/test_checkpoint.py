@@ -17,15 +17,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import AdamW
 from toy import quiet_trainer, toy_data
 
-from xray_lightning.checkpoint import (
-    FORMAT,
-    KEY,
-    Description,
-    load_checkpoint,
-    require_labels,
-    store_operating_points,
-    weights_sha256,
-)
+from xray_lightning import checkpoint as module
+from xray_lightning.checkpoint import FORMAT, KEY, Description, load_checkpoint, weights_sha256
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.deploy.classifier import load_classifier
 from xray_lightning.errors import CheckpointError, ConfigError, OutputError
@@ -103,7 +96,7 @@ def test_operating_points_are_stored_and_nothing_else_changes(run, altered) -> N
     path = altered(lambda raw: None)
     before = torch.load(path, weights_only=True)
     points = {"rule": "youden", "labels": {"Mass": {"threshold": 0.25, "note": ""}}}
-    store_operating_points(path, points)
+    module.store_operating_points(path, points)
     stored = load_checkpoint(path)
     assert stored.description.operating_points == points
     assert stored.weights_sha256 == weights_sha256(stored.build_net().state_dict())
@@ -319,7 +312,7 @@ def test_no_weights_are_read_or_fetched_to_build_it(weights, altered, monkeypatc
 def test_foreign_files(tmp_path: Path) -> None:
     for number, content in enumerate([{"state_dict": {}}, [1, 2], torch.zeros(3)]):
         torch.save(content, tmp_path / f"{number}.ckpt")
-        for ask in (load_checkpoint, partial(store_operating_points, points={})):
+        for ask in (load_checkpoint, partial(module.store_operating_points, points={})):
             with pytest.raises(CheckpointError, match=rf"{number}\.ckpt was not written by xray"):
                 ask(tmp_path / f"{number}.ckpt")
 
@@ -347,9 +340,9 @@ def test_what_is_no_checkpoint(name: str, content: Any, match: str, run, tmp_pat
 def test_labels_must_be_known() -> None:
     description = Description({"labels": ["Mass", "Nodule"]}, {}, {})
     for labels in (("Mass", "Nodule"), ("Nodule", "Mass"), ("Nodule",)):
-        require_labels(description, labels, "best.ckpt")
+        module.require_labels(description, labels, "best.ckpt")
     for labels in (("Lung Opacity",), ("Mass", "Nodule", "Hernia"), ()):
         with pytest.raises(
             CheckpointError, match=r"^best\.ckpt was trained on the 2 labels Mass, N.*data\.label="
         ):
-            require_labels(description, labels, "best.ckpt")
+            module.require_labels(description, labels, "best.ckpt")

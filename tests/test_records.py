@@ -6,22 +6,14 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from xray_lightning import Record, TableError
-from xray_lightning.records import (
-    ALIASES,
-    CHEST_XRAY14,
-    NO_FINDING,
-    canonical,
-    encode,
-    patient_ids,
-    target_matrix,
-)
+from xray_lightning import Record, TableError, records
+from xray_lightning.records import ALIASES, CHEST_XRAY14, NO_FINDING, canonical, encode, patient_ids
 
 RECORDS = [Record("a.png", "007", (1.0, 0.0, math.nan)), Record("b.png", "7", (0.0, math.nan, 1.0))]
 
 
 def test_unknown_targets_stay_unknown_and_patients_text() -> None:
-    matrix = target_matrix(RECORDS)
+    matrix = records.target_matrix(RECORDS)
     assert matrix.dtype == np.float32
     np.testing.assert_array_equal(matrix, [[1, 0, np.nan], [0, np.nan, 1]])
     assert patient_ids(iter(RECORDS)).tolist() == ["007", "7"]

@@ -15,20 +15,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from xray_lightning import writing
 from xray_lightning.errors import OutputError
 from xray_lightning.training.callbacks.epochs import write_rows
 from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
-from xray_lightning.writing import (
-    HOST,
-    for_spreadsheet,
-    from_spreadsheet,
-    open_replacing,
-    read_json,
-    remove_leftovers,
-    save_figure,
-    to_plain,
-    write_json,
-)
+from xray_lightning.writing import HOST, open_replacing, read_json, save_figure, write_json
 
 
 def test_a_failure_keeps_the_older_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -103,7 +94,7 @@ def test_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:
     others = {f".a.csv.{HOST}.{living}.partial", f".a.csv.other.host.{dead}.partial", "a.partial"}
     for name in names | others:
         (tmp_path / name).write_text("half")
-    remove_leftovers(tmp_path)
+    writing.remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == others
 
 
@@ -127,7 +118,7 @@ def test_nan_is_null() -> None:
 
     given = {"a": Result(math.nan, (0.5, math.inf)), 1: np.array([[1.0, np.nan]]), "b": np.int64(3)}
     plain = {"a": {"value": None, "ends": [0.5, None]}, "1": [[1.0, None]], "b": 3}
-    assert to_plain(given) == plain
+    assert writing.to_plain(given) == plain
 
 
 FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-x", "@SUM(A1)", "\tx", "'=1", "''-a"]
@@ -136,9 +127,9 @@ OTHERS = ["-0.5", "+1e-07", "-.5", "7", "'quoted'", "'", "", "a=1", "x-ray"]
 
 @pytest.mark.parametrize("text", [*FORMULAS, *OTHERS])
 def test_a_formula_is_text_in_a_spreadsheet_and_itself_again(text: str) -> None:
-    cell = for_spreadsheet(text)
+    cell = writing.for_spreadsheet(text)
     assert cell == ("'" if text in FORMULAS else "") + text
-    assert from_spreadsheet(cell) == text
+    assert writing.from_spreadsheet(cell) == text
 
 
 @pytest.mark.parametrize("text", ['{"mean": 0.', "[]", ""])

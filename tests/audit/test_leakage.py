@@ -9,15 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from xray_lightning import (
-    ConfigError,
-    Phantom,
-    Record,
-    Several,
-    audit_split,
-    compare_hospitals,
-    patient_split,
-)
+import xray_lightning as xl
 from xray_lightning.audit import leakage, shift
 from xray_lightning.audit.leakage import Pair, count_duplicates, count_overlap
 from xray_lightning.audit.run import Hospitals, say
@@ -41,7 +33,7 @@ def test_by_hand() -> None:
     assert unknown.shared is unknown.in_train is unknown.shares is told is None
 
 
-def test_against_pandas(records: list[Record], subsets: dict[str, np.ndarray]) -> None:
+def test_against_pandas(records: list[xl.Record], subsets: dict[str, np.ndarray]) -> None:
     subset_of = {row: subset for subset, rows in subsets.items() for row in rows.tolist()}
     owners = [record.patient_id for record in records]
     table = pd.DataFrame({"patient": owners, "subset": [subset_of[i] for i in range(len(owners))]})
@@ -62,8 +54,8 @@ def test_a_known_list_under_either_name() -> None:
 
 
 def test_what_a_checkpoint_has_seen(monkeypatch) -> None:
-    phantom = Phantom(patients=60)
-    split = patient_split(phantom.records, None)
+    phantom = xl.Phantom(patients=60)
+    split = xl.patient_split(phantom.records, None)
     train = [phantom.records[row] for row in split.subsets["train"]]
     own = {"subsets": dict(split.subset_fingerprints), "population": phantom.population}
     own["patients"] = {"train": patient_keys(phantom.population, train), "val": []}
@@ -81,12 +73,12 @@ def test_what_a_checkpoint_has_seen(monkeypatch) -> None:
 
 def test_data_sets_that_tell_no_patients_are_not_counted() -> None:
     """Neither where all images are anonymous, nor where only reports are told; they are named."""
-    anonymous, reports = Phantom(20), Phantom(20, seed=1)
-    anonymous.records = [Record(r.image_id, r.image_id, r.targets) for r in anonymous.records]
+    anonymous, reports = xl.Phantom(20), xl.Phantom(20, seed=1)
+    anonymous.records = [xl.Record(r.image_id, r.image_id, r.targets) for r in anonymous.records]
     anonymous.population, reports.owner = "", "report"
-    whole = Several({"a": Phantom(30), "b": anonymous, "c": reports})
-    split = patient_split(whole.records, None)
-    audit = audit_split(whole, split, draws=2)
+    whole = xl.Several({"a": xl.Phantom(30), "b": anonymous, "c": reports})
+    split = xl.patient_split(whole.records, None)
+    audit = xl.audit_split(whole, split, draws=2)
     patients = audit.leakage.patients
     assert patients.untold == {"b": "image", "c": "report"}
     told = [whole.records[row].hospital == "a" for row in split.subsets["test"]]
@@ -97,7 +89,7 @@ def test_data_sets_that_tell_no_patients_are_not_counted() -> None:
     assert "Not counted is b, c: no patients are told" in audit.gist[0]
     assert "images of the patient" in audit.hospitals.shifts["c"].separation.left_out
     for source, owner in ((anonymous, "image"), (reports, "report")):
-        alone = audit_split(source, patient_split(source.records, None), draws=2)
+        alone = xl.audit_split(source, xl.patient_split(source.records, None), draws=2)
         assert alone.leakage.patients.drawn == f"{owner}s"
         assert f"every {owner} counts as its own" in alone.gist[0]
         assert "0 patients" not in " ".join(alone.gist)
@@ -111,7 +103,7 @@ def test_what_a_split_separates() -> None:
     near = np.clip(SCENES[1].astype(int) + 3, 0, 255).astype(np.uint8)
     squares = np.stack([*SCENES[:3], SCENES[2], SCENES[0], near, SCENES[6], near])
     owners = "abccxbdy"
-    records = [Record(f"i{n}", owner, (0.0,)) for n, owner in enumerate(owners)]
+    records = [xl.Record(f"i{n}", owner, (0.0,)) for n, owner in enumerate(owners)]
     subsets = {"train": np.array([0, 2, 3]), "val": np.array([1]), "test": np.array([4, 5, 6])}
     found = count_duplicates(squares, records, subsets)  # 7, equal to 5, is in no subset
     assert (found.images, found.size, found.blank, found.test_images) == (8, 128, 0, 2)
@@ -126,7 +118,7 @@ def test_what_a_split_separates() -> None:
 Subsets = dict[str, np.ndarray]
 
 
-def frame(records: list[Record], labels: tuple[str, ...]) -> pd.DataFrame:
+def frame(records: list[xl.Record], labels: tuple[str, ...]) -> pd.DataFrame:
     table = pd.DataFrame(
         {"patient": r.patient_id, "age": r.age, "sex": r.sex or None, "view": r.view}
         | {"follow_up": r.follow_up, **dict(zip(labels, r.targets, strict=True))}
@@ -136,7 +128,7 @@ def frame(records: list[Record], labels: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def test_prevalence_against_pandas(records: list[Record], subsets: Subsets, tabled) -> None:
+def test_prevalence_against_pandas(records: list[xl.Record], subsets: Subsets, tabled) -> None:
     table, bootstrap = tabled(records)
     frames = frame(records, table.labels)
     rows = compare_prevalence(table, add_train_val(subsets), bootstrap)
@@ -168,7 +160,7 @@ def test_intervals_against_a_loop_over_the_same_draws(records, subsets, tabled) 
     assert row.p_value == pytest.approx(2 * (1 - norm.cdf(z)))
 
 
-def test_metadata_against_pandas(records: list[Record], subsets: Subsets, tabled) -> None:
+def test_metadata_against_pandas(records: list[xl.Record], subsets: Subsets, tabled) -> None:
     table, bootstrap = tabled(records)
     rows = {r.name: r for r in shift.compare_metadata(table, add_train_val(subsets), bootstrap)}
     for subset, places in add_train_val(subsets).items():
@@ -206,7 +198,7 @@ def test_the_classifier_finds_what_differs(records, subsets, tabled) -> None:
 
 
 def test_nothing_to_tell_by_and_too_few_patients(records, subsets, tabled) -> None:
-    bare = [Record(f"{n}.png", f"p{n}", (0.0,)) for n in range(240)]
+    bare = [xl.Record(f"{n}.png", f"p{n}", (0.0,)) for n in range(240)]
     few = [replace(r, patient_id=f"p{i % 4}") for i, r in enumerate(records)]
     for made, reason in (
         (tabled(bare, ("Mass",)), "no metadata that varies"),
@@ -217,20 +209,20 @@ def test_nothing_to_tell_by_and_too_few_patients(records, subsets, tabled) -> No
         assert reason in separation.undefined
 
 
-PHANTOM = Phantom(60)
+PHANTOM = xl.Phantom(60)
 
 
 def hospital(change, population=PHANTOM.population, seed=0):
     """The phantom's label table, changed."""
-    source = Phantom(60, seed=seed)
+    source = xl.Phantom(60, seed=seed)
     source.records = [change(record) for record in source.records]
     source.population = population
     return source
 
 
-def compare(other: Phantom, **settings) -> tuple[Several, Hospitals]:
-    source = Several({"a": PHANTOM, "b": other})
-    return source, compare_hospitals(source, draws=20, **settings)
+def compare(other: xl.Phantom, **settings) -> tuple[xl.Several, Hospitals]:
+    source = xl.Several({"a": PHANTOM, "b": other})
+    return source, xl.compare_hospitals(source, draws=20, **settings)
 
 
 def test_values_against_pandas() -> None:
@@ -266,7 +258,7 @@ def test_what_could_not_be_found_is_not_none() -> None:
     """No common ids, no patients at all, no pixels: "not compared", never 0."""
     for change, population in ((lambda r: r, "others"), (lambda r: r, "")):
         assert compare(hospital(change, population))[1].patients == {"a and b": None}
-    bare = hospital(lambda r: Record(r.image_id, r.image_id, r.targets), "")
+    bare = hospital(lambda r: xl.Record(r.image_id, r.image_id, r.targets), "")
     hospitals = compare(bare)[1]
     assert hospitals.sizes["b"].patients is None
     assert hospitals.shifts["b"].separation.result is None
@@ -280,8 +272,8 @@ def test_copies_across_hospitals() -> None:
     """Each film of b that is on disk is one of a under another name."""
     rng = np.random.default_rng(0)
     squares = rng.integers(0, 256, (5, 64, 64), dtype=np.uint8)[[0, 1, 2, 0, 1, 3, 4]]
-    records = [Record(f"a/{n}", f"a/p{n}", (0.0,), hospital="a") for n in range(3)]
-    records += [Record(f"b/{n}", f"b/{n}", (0.0,), hospital="b") for n in range(4)]
+    records = [xl.Record(f"a/{n}", f"a/p{n}", (0.0,), hospital="a") for n in range(3)]
+    records += [xl.Record(f"b/{n}", f"b/{n}", (0.0,), hospital="b") for n in range(4)]
     places = np.arange(7)
     subsets = {"train": places[:3], "val": places[:0], "test": places[3:]}
     duplicates = count_duplicates(squares, records, subsets)
@@ -297,6 +289,7 @@ def test_copies_across_hospitals() -> None:
 
 
 def test_one_data_set_has_no_hospitals() -> None:
-    with pytest.raises(ConfigError, match="one data set alone, a"):
-        compare_hospitals(Several({"a": PHANTOM}))
-    assert audit_split(PHANTOM, patient_split(PHANTOM.records, None), draws=2).hospitals is None
+    with pytest.raises(xl.ConfigError, match="one data set alone, a"):
+        xl.compare_hospitals(xl.Several({"a": PHANTOM}))
+    split = xl.patient_split(PHANTOM.records, None)
+    assert xl.audit_split(PHANTOM, split, draws=2).hospitals is None

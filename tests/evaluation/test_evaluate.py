@@ -12,18 +12,13 @@ from sklearn.metrics import average_precision_score, brier_score_loss, recall_sc
 from toy import toy_net
 
 import xray_lightning as xray
-from xray_lightning import Phantom
+from xray_lightning import Phantom, fit_operating_points
 from xray_lightning.audit.shortcuts import probe_hospitals
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError, DataError
-from xray_lightning.evaluation.evaluate import (
-    Evaluation,
-    evaluate,
-    find_doubts,
-    fit_operating_points,
-)
+from xray_lightning.evaluation.evaluate import Evaluation, evaluate, find_doubts
 from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
 from xray_lightning.evaluation.published import read_published
 from xray_lightning.metrics.bootstrap import number_patients

@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 
 from xray_lightning.errors import CheckpointError, TableError
-from xray_lightning.evaluation.predictions import (
-    Predictions,
-    read_own,
-    read_predictions,
-    require_scores,
-    write_predictions,
-)
+from xray_lightning.evaluation import predictions as module
+from xray_lightning.evaluation.predictions import Predictions, read_own, write_predictions
 from xray_lightning.evaluation.scores import find_scored_labels, read_scores
 
 LABELS = ("Mass", "Pleural_Thickening", "Hernia")
@@ -36,7 +31,7 @@ def predictions(count: int = 200) -> Predictions:
 def test_round_trip_is_exact(tmp_path) -> None:
     written = predictions()
     write_predictions(written, tmp_path / "p.csv")
-    read = read_predictions(tmp_path / "p.csv")
+    read = module.read_predictions(tmp_path / "p.csv")
     assert (read.labels, read.image_ids) == (LABELS, written.image_ids)
     assert read.patient_ids == written.patient_ids  # "00007" is not 7
     assert read.scores.dtype == read.targets.dtype == np.float32
@@ -50,7 +45,7 @@ def test_round_trip_is_exact(tmp_path) -> None:
 def test_ids_stay_text(name: str, tmp_path) -> None:
     one = np.zeros((1, 1), np.float32)
     write_predictions(Predictions(("Mass",), (name,), (name,), one, one), tmp_path / "p.csv")
-    read = read_predictions(tmp_path / "p.csv")
+    read = module.read_predictions(tmp_path / "p.csv")
     assert (read.image_ids, read.patient_ids) == ((name,), (name,))
     assert re.search(r"(^|,)\"?[=@]", (tmp_path / "p.csv").read_text(), re.MULTILINE) is None
 
@@ -98,7 +93,7 @@ HEADER = "image,patient,target_a,score_a\n"
 def test_bad_tables(text: str, match: str, tmp_path) -> None:
     (tmp_path / "p.csv").write_text(text if "_a\n" in text else HEADER + text)
     with pytest.raises(TableError, match=match):
-        read_predictions(tmp_path / "p.csv")
+        module.read_predictions(tmp_path / "p.csv")
 
 
 def test_a_table_of_other_figures(tmp_path) -> None:
@@ -131,10 +126,10 @@ def test_some_labels() -> None:
 
 def test_scores_that_are_no_numbers() -> None:
     scores = np.full((3, 2), 0.5, np.float32)
-    require_scores(scores, ["x", "y", "z"])
+    module.require_scores(scores, ["x", "y", "z"])
     scores[1:, 1] = math.nan
     with pytest.raises(CheckpointError, match=r"for 2 of 3 images, the first is y"):
-        require_scores(scores, ["x", "y", "z"])
+        module.require_scores(scores, ["x", "y", "z"])
 
 
 NAMES = ("Mass", "Pleural_Thickening")

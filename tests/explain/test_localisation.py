@@ -11,24 +11,14 @@ import pytest
 from xray_lightning import Box, ConfigError, Record, Source, enlarge
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.explain import localisation
-from xray_lightning.explain.localisation import (
-    CONTROLS,
-    AnnotatedMaps,
-    Localisation,
-    Reference,
-    Threshold,
-    centre_gaussian,
-    control_maps,
-    evaluate_localisation,
-    tune_reference,
-)
+from xray_lightning.explain.localisation import CONTROLS, Localisation, control_maps, tune_reference
 from xray_lightning.explain.maps import shrink
 from xray_lightning.explain.overlays import exact_masks, find_boxed, square_mask
 from xray_lightning.metrics.localisation import WANG, pointing_game, region_of, tune_threshold
 
 SIZE = 48
-Make = Callable[..., AnnotatedMaps]
-localise = partial(evaluate_localisation, size=SIZE, draws=9)
+Make = Callable[..., localisation.AnnotatedMaps]
+localise = partial(localisation.evaluate_localisation, size=SIZE, draws=9)
 
 
 def value(facts: Localisation, method: str, name: str, *over: str, label: str = "Mass") -> float:
@@ -51,7 +41,7 @@ def test_plain_values_in_the_stated_form(annotated: Make) -> None:
             estimate = getattr(found, name)
             assert np.isnan(estimate.low) or estimate.low < estimate.value < estimate.high
     assert label.methods["ceiling"].pointing_game.to_json() == {"value": 1, "interval": None}
-    assert facts.thresholds["Mass"]["random"] == Threshold(list(WANG), "stated")
+    assert facts.thresholds["Mass"]["random"] == localisation.Threshold(list(WANG), "stated")
     assert facts.settings.mean_box == {"Mass": "scored images of other patients"}
 
 
@@ -103,7 +93,7 @@ def test_intervals_are_of_patients(annotated: Make) -> None:
     """Twenty copies of each image say no more than one."""
     once = annotated(30, images=1)
     row = np.repeat(np.arange(30), 20)
-    copies = AnnotatedMaps(
+    copies = localisation.AnnotatedMaps(
         {name: maps[row] for name, maps in once.maps.items()},
         [once.boxes[each] for each in row],
         [once.patients[each] for each in row],
@@ -183,7 +173,7 @@ def test_thresholds_are_tuned_on_other_patients(annotated: Make) -> None:
         assert reference.shares["Mass", method] == best
     assert {label for label, _ in reference.shares} == {"Mass"}, "too few boxes of Hernia"
     facts = localise({"Mass": scored, "Hernia": scored}, reference=reference)
-    assert facts.thresholds["Mass"]["sees"] == Threshold(
+    assert facts.thresholds["Mass"]["sees"] == localisation.Threshold(
         [reference.shares["Mass", "sees"]], "tuned on 24 reference images"
     )
     assert facts.thresholds["Hernia"]["sees"].source == "stated"
@@ -201,7 +191,7 @@ def test_tuning_on_scored_patients_is_refused(annotated: Make) -> None:
 
 
 def test_an_empty_reference_is_no_reference(annotated: Make) -> None:
-    facts = localise({"Mass": annotated(24)}, reference=Reference({}, {}, frozenset()))
+    facts = localise({"Mass": annotated(24)}, reference=localisation.Reference({}, {}, frozenset()))
     assert facts == localise({"Mass": annotated(24)})
 
 
@@ -217,13 +207,13 @@ BOXES = [[(0, 0, 4, 4)], [(1, 1, 4, 4)]]
     ],
 )
 def test_what_cannot_be_scored(change: dict[str, object], message: str) -> None:
-    good = AnnotatedMaps({"cam": MAPS}, BOXES, ["a", "b"])
+    good = localisation.AnnotatedMaps({"cam": MAPS}, BOXES, ["a", "b"])
     with pytest.raises(ConfigError, match=message):
         replace(good, **change)
 
 
 def test_the_place_is_the_mask_where_there_is_one() -> None:
-    plain = AnnotatedMaps({"cam": MAPS}, BOXES, ["a", "b"])
+    plain = localisation.AnnotatedMaps({"cam": MAPS}, BOXES, ["a", "b"])
     assert (plain.regions(8)[1] == region_of(BOXES[1], 8)).all()
     masks = np.random.default_rng(0).random((2, 8, 8)) > 0.5
     assert replace(plain, masks=masks).regions(8) is masks
@@ -271,12 +261,12 @@ def test_mean_box_of_given_boxes_and_of_one_patient(annotated) -> None:
 
 
 def test_centre_gaussian() -> None:
-    heat = centre_gaussian((4, 10), 40, 0.25)
+    heat = localisation.centre_gaussian((4, 10), 40, 0.25)
     assert heat.shape == (4, 10)
     assert heat[1, 4] == pytest.approx(np.exp(-(0.125**2 + 0.05**2) / (2 * 0.25**2)))
     assert np.allclose(heat, heat[::-1, ::-1])
     with pytest.raises(ConfigError, match="sigma must be a positive share of the image's side"):
-        centre_gaussian((4, 4), 40, 0)
+        localisation.centre_gaussian((4, 4), 40, 0)
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (96, 96), (90, 61), (41, 96)])

@@ -10,13 +10,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from xray_lightning import ConfigError, PatientBootstrap
 from xray_lightning.metrics import calibration
-from xray_lightning.metrics.calibration import (
-    fit_calibration,
-    fit_line,
-    mass_bins,
-    measure_reliability,
-    shift_prior,
-)
+from xray_lightning.metrics.calibration import fit_line, mass_bins, measure_reliability, shift_prior
 
 
 def sample(images: int = 2000, slope: float = 2.0, shift: float = 1.0) -> tuple[np.ndarray, ...]:
@@ -59,7 +53,7 @@ def test_platt_and_temperature_minimise_the_log_loss() -> None:
         ("temperature", [1.0], positive.astype(float)),
     ):
         best = minimize(log_loss, start, (odds, target), tol=1e-12).x
-        found = fit_calibration(scores, positive, method)
+        found = calibration.fit_calibration(scores, positive, method)
         expected = expit(np.append(best, 0)[0] * odds + np.append(best, 0)[1])
         np.testing.assert_allclose(found(scores), expected, atol=1e-4)
 
@@ -87,7 +81,7 @@ def test_platt_on_a_perfect_separation_stays_finite() -> None:
     rng = np.random.default_rng(0)
     positive = np.arange(400) < 12
     scores = np.where(positive, 0.31 + 0.1 * rng.random(400), 0.3 * rng.random(400))
-    found = fit_calibration(scores, positive)
+    found = calibration.fit_calibration(scores, positive)
     best = minimize(log_loss, [1.0, 0.0], (scipy_logit(scores), smooth(positive)), tol=1e-12).x
     np.testing.assert_allclose([found.slope, found.intercept], best, rtol=1e-3)
     assert found.slope < 30
@@ -98,7 +92,7 @@ def test_isotonic_equals_scikit_learn() -> None:
     scores, positive = sample(200)
     theirs = IsotonicRegression(out_of_bounds="clip").fit(scores, positive)
     grid = np.linspace(0, 1, 101)
-    found = fit_calibration(scores, positive, "isotonic")
+    found = calibration.fit_calibration(scores, positive, "isotonic")
     np.testing.assert_allclose(found(grid), theirs.predict(grid), atol=1e-12)
     assert found.with_intervals(scores, positive, np.arange(200)) == found
 
@@ -106,10 +100,10 @@ def test_isotonic_equals_scikit_learn() -> None:
 def test_bad_settings() -> None:
     scores, positive = sample(20)
     with pytest.raises(ConfigError, match=r"calibration must be one .*, got 'beta'"):
-        fit_calibration(scores, positive, "beta")
+        calibration.fit_calibration(scores, positive, "beta")
     for one_class in (np.ones(20, dtype=bool), np.zeros(20, dtype=bool)):
         with pytest.raises(ConfigError, match="needs positive and negative images"):
-            fit_calibration(scores, one_class)
+            calibration.fit_calibration(scores, one_class)
 
 
 def test_prior_shift_is_bayes() -> None:
@@ -129,7 +123,7 @@ def test_prior_shift_is_bayes() -> None:
 @pytest.mark.parametrize("method", calibration.METHODS)
 def test_a_map_rises_and_moves_to_another_prior(method: str) -> None:
     scores, positive = sample()
-    found = fit_calibration(scores, positive, method)
+    found = calibration.fit_calibration(scores, positive, method)
     rising = found(np.linspace(0, 1, 50))
     assert (np.diff(rising) >= 0).all()
     assert ((rising >= 0) & (rising <= 1)).all()
@@ -143,9 +137,9 @@ def test_intervals_are_those_of_patients_left_out(method) -> None:
     """The jackknife over patients, who have three images each with one finding."""
     scores, positive = (np.repeat(part[:120], 3) for part in sample())
     patients = np.repeat(np.arange(120), 3)
-    whole = fit_calibration(scores, positive, method)
+    whole = calibration.fit_calibration(scores, positive, method)
     others = [patients != one for one in range(120)]
-    fits = [fit_calibration(scores[rows], positive[rows], method) for rows in others]
+    fits = [calibration.fit_calibration(scores[rows], positive[rows], method) for rows in others]
     found = whole.with_intervals(scores, positive, patients)
     quantile = t.ppf(0.975, positive.sum() / 3 - 1)
     for name in ("slope", "intercept")[: 1 if method == "temperature" else 2]:
@@ -226,14 +220,14 @@ def test_error_floor_is_that_of_right_probabilities() -> None:
     assert found.error_floor == pytest.approx(np.mean(errors), rel=0.03)
 
 
-@pytest.mark.parametrize("calibration", [None, calibration.Calibration("platt", 0.7, -0.3)])
-def test_a_line_is_the_maximum_of_the_likelihood(calibration) -> None:
+@pytest.mark.parametrize("before", [None, calibration.Calibration("platt", 0.7, -0.3)])
+def test_a_line_is_the_maximum_of_the_likelihood(before) -> None:
     scores, positive = sample(500)
     known = np.arange(500) % 7 > 0
     targets = np.where(known, positive, np.nan)
-    found = fit_line(scores, targets, np.arange(500) // 3, calibration, 0.1)
+    found = fit_line(scores, targets, np.arange(500) // 3, before, 0.1)
     odds, truth = scipy_logit(scores[known]), targets[known]
-    slope, shift = straighten(0.7 * odds - 0.3 if calibration else odds, truth)
+    slope, shift = straighten(0.7 * odds - 0.3 if before else odds, truth)
     assert found.slope.value == pytest.approx(slope, abs=1e-4)
     assert found.intercept.value == pytest.approx(shift, abs=1e-4)
     moved = shift - scipy_logit(truth.mean()) + scipy_logit(0.1)

@@ -8,17 +8,10 @@ from scipy.stats import false_discovery_control, kurtosis, norm
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
+from xray_lightning.metrics import compare
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, fit_line
-from xray_lightning.metrics.compare import (
-    Sample,
-    benjamini_hochberg,
-    compare_auroc,
-    compare_aurocs,
-    compare_samples,
-    delong,
-    holm,
-)
+from xray_lightning.metrics.compare import Sample, compare_auroc, compare_aurocs, delong, holm
 
 LABELS = ("Mass", "Nodule", "Hernia")
 
@@ -140,13 +133,13 @@ def test_limits_of_the_test() -> None:
 
 def test_corrections() -> None:
     values = np.random.default_rng(0).random(20) ** 3
-    np.testing.assert_allclose(benjamini_hochberg(values), false_discovery_control(values))
+    np.testing.assert_allclose(compare.benjamini_hochberg(values), false_discovery_control(values))
     expected = [  # Holm's largest of the bounds up to this one
         max(min(1, (values >= lower).sum() * lower) for lower in values[values <= value])
         for value in values
     ]
     np.testing.assert_allclose(holm(values), expected)
-    for correct in (holm, benjamini_hochberg):  # undefined values do not count
+    for correct in (holm, compare.benjamini_hochberg):  # undefined values do not count
         among = correct(np.array([0.01, np.nan, 0.02]))
         np.testing.assert_allclose(among[[0, 2]], correct(np.array([0.01, 0.02])))
         assert np.isnan(among[1])
@@ -167,7 +160,7 @@ def test_the_difference_is_that_of_the_aurocs() -> None:
     rng = np.random.default_rng(0)
     here, there = hospital(rng, 60, 0.2, 1.2, "a"), hospital(rng, 50, 0.3, 0.8, "b")
     there.targets[:9, 0] = np.nan
-    *labels, mean = compare_samples(here, there, draws=100)
+    *labels, mean = compare.compare_samples(here, there, draws=100)
     known = ~np.isnan(there.targets)
     for place, found in enumerate(labels):
         rows = known[:, place]
@@ -183,14 +176,14 @@ def test_shared_patients_are_drawn_together() -> None:
     """The same images twice: no difference, and hardly an interval, where they are known to be."""
     here = hospital(np.random.default_rng(0), 60, 0.3, 1.0, "a")
     other = Sample(here.scores, here.targets, [f"b{name}" for name in here.patients])
-    same, apart = (compare_samples(here, side, draws=200)[-1] for side in (here, other))
+    same, apart = (compare.compare_samples(here, side, draws=200)[-1] for side in (here, other))
     assert same.value == apart.value == 0
     assert same.high - same.low < 1e-6 < 0.05 < apart.high - apart.low
 
 
 def test_no_interval_without_patients() -> None:
     one = Sample(np.array([[0.1], [0.9]]), np.array([[0.0], [1.0]]), ["p", "p"])
-    found = compare_samples(one, one, draws=50)[0]
+    found = compare.compare_samples(one, one, draws=50)[0]
     assert found.value == 0
     assert np.isnan(found.low)
 
@@ -212,7 +205,7 @@ def test_coverage_between_hospitals(patients: int, shared: int) -> None:
         there = hospital(rng, patients, 0.3, 0.9, "b", people[:, patients - shared :])
         met = {f"b{k}": f"a{patients - shared + k}" for k in range(shared)}
         there = replace(there, patients=[met.get(name, name) for name in there.patients])
-        label, _, mean = compare_samples(here, there, draws=200, seed=seed)
+        label, _, mean = compare.compare_samples(here, there, draws=200, seed=seed)
         own = fit_line(there.scores[:, 0], there.targets[:, 0], there.patients, line, 0.2)
         ends = [label, mean, own.slope, own.intercept, own.corrected]
         goals = [right, right, *wanted]

@@ -15,21 +15,8 @@ from scipy.special import expit, logit
 from scipy.stats import t
 
 from xray_lightning import ConfigError, PatientBootstrap
-from xray_lightning.metrics.decisions import (
-    THRESHOLDS,
-    compare_net_benefit,
-    count_violations,
-    doubt_labels,
-    draw_net_benefit,
-    fit_set,
-    measure_at_prevalence,
-    measure_doubts,
-    measure_net_benefit,
-    measure_selection,
-    measure_set,
-    require_shares,
-    share_among_neighbours,
-)
+from xray_lightning.metrics import decisions
+from xray_lightning.metrics.decisions import count_violations, doubt_labels, share_among_neighbours
 from xray_lightning.metrics.intervals import Spread, effective_patients, share_interval
 
 LINES = [0.05, 0.25, 0.5, 0.8]
@@ -52,7 +39,7 @@ def written_out(scores: np.ndarray, targets: np.ndarray) -> list[float]:
 def test_net_benefit_of_draws_is_that_of_repeated_rows() -> None:
     scores, targets, patients = sample()
     bootstrap = PatientBootstrap(patients, 5, 0)
-    found = draw_net_benefit(bootstrap, scores, targets == 1, LINES)
+    found = decisions.draw_net_benefit(bootstrap, scores, targets == 1, LINES)
     for row, counts in zip(found, bootstrap.counts, strict=True):
         rows = np.repeat(np.arange(len(scores)), counts[patients].astype(int))
         np.testing.assert_allclose(row, written_out(scores[rows], targets[rows]), atol=1e-12)
@@ -62,8 +49,8 @@ def test_net_benefit_is_that_of_dcurves() -> None:
     dca = pytest.importorskip("dcurves").dca
     scores, targets, patients = sample()
     table = pd.DataFrame({"y": targets == 1, "p": scores})
-    theirs = dca(data=table, outcome="y", modelnames=["p"], thresholds=list(THRESHOLDS))
-    found = measure_net_benefit(PatientBootstrap(patients, 2), scores, targets)
+    theirs = dca(data=table, outcome="y", modelnames=["p"], thresholds=list(decisions.THRESHOLDS))
+    found = decisions.measure_net_benefit(PatientBootstrap(patients, 2), scores, targets)
     for name, band in (("p", found.model), ("all", found.call_all)):
         expected = theirs.loc[theirs["model"] == name, "net_benefit"]
         np.testing.assert_allclose(band.value, expected, atol=1e-12)
@@ -73,7 +60,7 @@ def test_bands_are_those_of_patients_left_out() -> None:
     """The jackknife, as net benefit is nearly linear; unknown targets are left out."""
     scores, targets, patients = sample()
     more = np.append(scores, 0.9), np.append(targets, np.nan), np.append(patients, 0)
-    found = measure_net_benefit(PatientBootstrap(more[2], 4000), *more[:2], LINES)
+    found = decisions.measure_net_benefit(PatientBootstrap(more[2], 4000), *more[:2], LINES)
     without = [patients != one for one in range(80)]
     for band, told in ((found.model, scores), (found.call_all, np.ones(320))):
         np.testing.assert_allclose(band.value, written_out(told, targets), atol=1e-12)
@@ -90,10 +77,10 @@ def test_bands_are_those_of_patients_left_out() -> None:
 def test_two_models_on_the_same_draws() -> None:
     scores, targets, patients = sample()
     bootstrap = PatientBootstrap(patients, 300)
-    found = compare_net_benefit(bootstrap, targets, scores, 1 - scores, LINES)
+    found = decisions.compare_net_benefit(bootstrap, targets, scores, 1 - scores, LINES)
     expected = np.subtract(written_out(scores, targets), written_out(1 - scores, targets))
     np.testing.assert_allclose(found.value, expected, atol=1e-12)
-    same = compare_net_benefit(bootstrap, targets, scores, scores, LINES)
+    same = decisions.compare_net_benefit(bootstrap, targets, scores, scores, LINES)
     assert same.value == [0.0] * 4
     assert np.isnan([same.low, same.high]).all(), "no interval without width"
 
@@ -104,7 +91,7 @@ def test_images_for_a_person_by_brute_force() -> None:
     scores += np.arange(80) * 1e-5  # no ties: an order of images
     certainty, called, wanted = np.abs(scores - 0.5), scores >= 0.5, [0.5, 0.9, 1.0]
     bootstrap, wrong = PatientBootstrap(patients, 200, 0), called != (targets == 1)
-    found = measure_selection(bootstrap, certainty, called, targets, wanted)
+    found = decisions.measure_selection(bootstrap, certainty, called, targets, wanted)
     draws, order = [], np.argsort(-certainty)  # the surest first
     lost, errors, sick = (targets > called)[order], wrong[order], targets[order]
     for times in bootstrap.counts[:, patients[order]]:
@@ -123,7 +110,7 @@ def test_images_for_a_person_by_brute_force() -> None:
     assert found.gain.value == pytest.approx(wrong.mean() - found.area.value)
     kept = [errors[: round(80 * share)].mean() for share in found.coverage]
     assert found.risk.value == pytest.approx(kept)
-    unknown = measure_selection(bootstrap, certainty, called, targets * np.nan, [0.9])
+    unknown = decisions.measure_selection(bootstrap, certainty, called, targets * np.nan, [0.9])
     assert np.isnan([unknown.area.value, unknown.handed["0.9"].value, *unknown.risk.value]).all()
 
 
@@ -131,7 +118,7 @@ def test_predictive_values_of_altman_and_bland() -> None:
     """BMJ 1994;309:102: a liver scan, 231 of 258 and 54 of 86 right; at 25 % 0.45 and 0.95."""
     targets = np.repeat([1.0, 0.0], [258, 86])
     called = np.concatenate([np.arange(258) < 231, np.arange(86) >= 54])
-    found = measure_at_prevalence(
+    found = decisions.measure_at_prevalence(
         PatientBootstrap(np.arange(344), 4000), called, targets, [0.25, 258 / 344]
     )
     assert [round(value, 2) for value in found.ppv.value] == [0.45, 0.88]
@@ -149,15 +136,15 @@ def test_predictive_values_of_altman_and_bland() -> None:
 
 def test_what_is_unknown_at_a_prevalence() -> None:
     targets, bootstrap = np.array([1.0, 1, 0, 0, np.nan]), PatientBootstrap(np.arange(5), 50)
-    perfect = measure_at_prevalence(bootstrap, targets == 1, targets, [0.1])
+    perfect = decisions.measure_at_prevalence(bootstrap, targets == 1, targets, [0.1])
     assert (perfect.ppv.value, perfect.npv.value) == ([1.0], [1.0])
     assert np.isnan([perfect.ppv.low, perfect.alarms.low, perfect.images.high]).all()
-    silent = measure_at_prevalence(bootstrap, targets > 1, targets, [0.1])
+    silent = decisions.measure_at_prevalence(bootstrap, targets > 1, targets, [0.1])
     assert np.isnan([silent.ppv.value, silent.images.value]).all()
     assert silent.npv.value == [pytest.approx(0.9)]
-    alone = measure_at_prevalence(bootstrap, targets == 1, targets * 0, [0.1])
+    alone = decisions.measure_at_prevalence(bootstrap, targets == 1, targets * 0, [0.1])
     assert np.isnan([alone.ppv.value, alone.alarms.value]).all()
-    empty = measure_net_benefit(bootstrap, targets, targets * np.nan, [0.1])
+    empty = decisions.measure_net_benefit(bootstrap, targets, targets * np.nan, [0.1])
     assert np.isnan(empty.model.value).all()
     assert empty.useful == []
 
@@ -165,7 +152,7 @@ def test_what_is_unknown_at_a_prevalence() -> None:
 @pytest.mark.parametrize("shares", [[], [0.0, 0.1], [0.5, 1.0], [0.2, 0.1], [0.1, 0.1]])
 def test_shares_are_refused(shares) -> None:
     with pytest.raises(ConfigError, match=r"thresholds must lie between 0 and 1 and rise, got "):
-        require_shares("thresholds", shares)
+        decisions.require_shares("thresholds", shares)
 
 
 def test_scores_above_those_of_a_wider_finding() -> None:
@@ -199,10 +186,10 @@ def test_conformal_sets_by_brute_force(risk: float, labels: int) -> None:
     targets[0, 0] = np.nan
     losses = {line: lose(scores >= line, targets, codes) for line in [0.0, *np.unique(scores)]}
     allowed = [k for k, lost in losses.items() if lost.sum() + 1 <= risk * (len(lost) + 1) + 1e-9]
-    assert fit_set(scores, targets, codes, risk) == max(allowed, default=0)
+    assert decisions.fit_set(scores, targets, codes, risk) == max(allowed, default=0)
     assert (max(allowed, default=0) > 0) == (risk > 0.01), "60 patients cannot promise 1 %"
     groups = {"all": codes >= 0, "F": np.arange(len(codes)) % 3 > 0}
-    found = measure_set(scores, targets, codes, 0.5, groups)
+    found = decisions.measure_set(scores, targets, codes, 0.5, groups)
     for name, rows in groups.items():
         lost = lose(scores[rows] >= 0.5, targets[rows], codes[rows])
         mean, reach = lost.mean(), t.ppf(0.975, len(lost) - 1) * lost.sem()
@@ -219,7 +206,7 @@ def test_conformal_sets_are_those_of_mapie() -> None:
     for risk in (0.05, 0.1, 0.3):
         grid = {"target_level": 1 - risk, "predict_params": np.arange(0.005, 1, 0.01)}
         theirs = control(lambda _: scores, "recall", "crc", **grid).calibrate(scores, targets)
-        threshold = fit_set(scores, targets, np.arange(len(scores)), risk)
+        threshold = decisions.fit_set(scores, targets, np.arange(len(scores)), risk)
         assert threshold == pytest.approx(theirs.best_predict_param[0] + 0.005)
 
 
@@ -261,7 +248,7 @@ def test_doubts_and_neighbours_by_a_loop() -> None:
 def test_labels_that_a_better_source_contradicts() -> None:
     targets, truth = np.array([1, 1, 1, 0, 0, 0, 0, np.nan]), np.array([0, 0, 1, 1, 0, 0, 0, 1])
     doubts = np.array([0.9, 0.8, 0.1, 0.7, 0.2, 0.1, 0.1, np.nan])
-    shares = measure_doubts(np.arange(8), doubts, targets, truth, 3)
+    shares = decisions.measure_doubts(np.arange(8), doubts, targets, truth, 3)
     alike = (2 * 2 / 3 + 1 / 4) / 3  # two of three that say present, one of four that say absent
     assert [one.value for one in shares.values()] == pytest.approx([1, 3 / 7, alike, 2 / 3])
 
@@ -281,7 +268,7 @@ def test_planted_flips_are_doubted() -> None:
         told = expit(odds + noise * rng.normal(size=2000))[:, None]
         for beside in (targets * np.nan, share_among_neighbours(features, targets, patients)):
             doubts = doubt_labels(told, targets, beside)[1]
-            shares = measure_doubts(patients, doubts, targets[:, 0], truth, 100)
+            shares = decisions.measure_doubts(patients, doubts, targets[:, 0], truth, 100)
             rows.append([one.value for one in shares.values()])
     means = np.reshape(rows, (50, 2, 2, 4)).mean(axis=0)
     print("a model, with neighbours; a worse model, with neighbours:", *means.round(3), sep="\n")

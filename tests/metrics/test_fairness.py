@@ -9,14 +9,8 @@ from scipy.special import expit, logit
 from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.metrics.subgroups import (
-    ANY,
-    COMPARED,
-    RATIO,
-    GroupErrors,
-    group_records,
-    measure_groups,
-)
+from xray_lightning.metrics import subgroups
+from xray_lightning.metrics.subgroups import ANY, COMPARED, RATIO, group_records, measure_groups
 from xray_lightning.records import Record
 
 PAIR, USUAL = ("Mass", "Nodule"), {"Mass": 1.0, "Nodule": 1.5}
@@ -78,7 +72,7 @@ def test_rates_equal_those_of_pandas(dimension: str, label: str) -> None:
         assert found == pytest.approx(others.loc[row.group, ["missed", "false_alarms", "seen"]])
         for share in (row, row.false_alarms, row.missed_own, row.observed_to_expected):
             assert share.interval[0] <= share.rate <= share.interval[1] > share.interval[0]
-        assert GroupErrors.from_json(row.to_json()) == row
+        assert subgroups.GroupErrors.from_json(row.to_json()) == row
 
 
 def test_the_largest_gaps() -> None:

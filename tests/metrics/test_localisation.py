@@ -9,21 +9,8 @@ from sklearn.metrics import average_precision_score
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import enlarge, shrink
-from xray_lightning.metrics.localisation import (
-    METRICS,
-    OVERLAPS,
-    TRIED,
-    WANG,
-    average_precision,
-    detect_boxes,
-    energy_inside,
-    overlaps,
-    pointing_game,
-    region_of,
-    score_map,
-    tune_threshold,
-    widen,
-)
+from xray_lightning.metrics import localisation
+from xray_lightning.metrics.localisation import METRICS, OVERLAPS, detect_boxes, region_of, widen
 
 RNG = np.random.default_rng(0)
 
@@ -52,15 +39,15 @@ def test_an_island_in_a_hole_has_its_own_box() -> None:
 def test_several_thresholds_and_flat_maps() -> None:
     heat = np.zeros((6, 6), np.float32)
     heat[1:5, 1:5], heat[2, 2] = 0.5, 1
-    assert detect_boxes(heat, WANG).tolist() == [[1, 1, 4, 4], [2, 2, 1, 1]]
+    assert detect_boxes(heat, localisation.WANG).tolist() == [[1, 1, 4, 4], [2, 2, 1, 1]]
     assert detect_boxes(heat, [1]).tolist() == [[2, 2, 1, 1]]
     for level in (0, -0.1, 7.3):
         flat = enlarge(np.full((3, 3), level, np.float32), 6)
-        assert detect_boxes(flat, WANG).shape == (0, 4)
-        found = figures(flat, [(1, 1, 3, 3), (4, 4, 1, 1)], *WANG)
+        assert detect_boxes(flat, localisation.WANG).shape == (0, 4)
+        found = figures(flat, [(1, 1, 3, 3), (4, 4, 1, 1)], *localisation.WANG)
         sums = [found[name][0] for name in METRICS if name[0] in ("centre", "iou", "iobb", "afp")]
         assert sums == [0] * 12, "it was a box of the whole image for each threshold"
-    assert tune_threshold(np.zeros((2, 6, 6), np.float32), [[(1, 1, 3, 3)]] * 2) == 0.1
+    assert localisation.tune_threshold(np.zeros((2, 6, 6), np.float32), [[(1, 1, 3, 3)]] * 2) == 0.1
 
 
 @pytest.mark.parametrize(
@@ -86,7 +73,7 @@ def test_overlaps_by_counting_pixels() -> None:
     ours, theirs = (
         np.column_stack([RNG.integers(0, 15, (6, 2)), RNG.integers(1, 15, (6, 2))]) for _ in "12"
     )
-    iou, iobb = overlaps(ours, theirs)
+    iou, iobb = localisation.overlaps(ours, theirs)
     for row, one in enumerate(ours):
         for column, other in enumerate(theirs):
             first, second = region_of([one], 30), region_of([other], 30)
@@ -97,7 +84,7 @@ def test_overlaps_by_counting_pixels() -> None:
 
 def figures(heat: np.ndarray, annotated: list[tuple[float, ...]], *shares: float) -> dict:
     region = region_of(annotated, len(heat))
-    sums, weights = score_map(heat, region, annotated, shares=shares, near=region)
+    sums, weights = localisation.score_map(heat, region, annotated, shares=shares, near=region)
     return dict(zip(METRICS, zip(sums, weights, strict=True), strict=True))
 
 
@@ -127,10 +114,12 @@ def test_tuned_threshold_finds_what_made_the_boxes() -> None:
     ramps = np.stack([enlarge(RNG.random((5, 5), dtype=np.float32), 40) for _ in range(12)])
     for share in (0.3, 0.55, 0.8):
         boxes = [detect_boxes(ramp, [share]) for ramp in ramps]
-        assert tune_threshold(ramps, boxes) == pytest.approx(share)
-    assert np.isnan(tune_threshold([], []))
+        assert localisation.tune_threshold(ramps, boxes) == pytest.approx(share)
+    assert np.isnan(localisation.tune_threshold([], []))
     maps = shrink(region_of([box := (8, 8, 8, 8)], 32), (32, 32))[None]
-    assert tune_threshold(maps, [[box]]) == TRIED[0], "the lowest of equally good ones"
+    assert localisation.tune_threshold(maps, [[box]]) == localisation.TRIED[0], (
+        "the lowest of equally good ones"
+    )
 
 
 def test_region_by_pixel_centres() -> None:
@@ -157,26 +146,26 @@ def test_widened_by_euclidean_distance() -> None:
 def test_pointing_game_by_hand() -> None:
     heat = np.zeros((4, 4), np.float32)
     heat[1, 2] = 1
-    assert pointing_game(heat, region_of([(2, 1, 1, 1)], 4)) == 1
-    assert pointing_game(heat, region_of([(0, 0, 2, 4)], 4)) == 0
-    assert pointing_game(heat, widen(region_of([(0, 0, 2, 4)], 4), 1)) == 1
+    assert localisation.pointing_game(heat, region_of([(2, 1, 1, 1)], 4)) == 1
+    assert localisation.pointing_game(heat, region_of([(0, 0, 2, 4)], 4)) == 0
+    assert localisation.pointing_game(heat, widen(region_of([(0, 0, 2, 4)], 4), 1)) == 1
     heat[0, :3] = 1  # four equal maxima, two of them in the left half
-    assert pointing_game(heat, region_of([(0, 0, 2, 4)], 4)) == 0.5
+    assert localisation.pointing_game(heat, region_of([(0, 0, 2, 4)], 4)) == 0.5
 
 
 @pytest.mark.parametrize("level", [0.0, -3.7, 0.1, 1e6])
 def test_a_flat_map_points_by_chance(level: float) -> None:
     region = region_of([(3, 2, 10, 20)], 50)
     heat = enlarge(np.full((7, 6), level, np.float32), 50)
-    assert pointing_game(heat, region) == pytest.approx(200 / 2500)
-    assert average_precision(heat, region) == pytest.approx(200 / 2500)
+    assert localisation.pointing_game(heat, region) == pytest.approx(200 / 2500)
+    assert localisation.average_precision(heat, region) == pytest.approx(200 / 2500)
 
 
 def test_energy_by_hand() -> None:
     heat = np.array([[3, 1], [-5, 4]], np.float32)
-    assert energy_inside(heat, region_of([(0, 0, 1, 2)], 2)) == pytest.approx(3 / 8)
+    assert localisation.energy_inside(heat, region_of([(0, 0, 1, 2)], 2)) == pytest.approx(3 / 8)
     none = np.linspace(-2, -1, 16, dtype=np.float32).reshape(4, 4)
-    assert np.isnan(energy_inside(none, region_of([(0, 0, 2, 2)], 4)))
+    assert np.isnan(localisation.energy_inside(none, region_of([(0, 0, 2, 2)], 4)))
     found = figures(none, [(0, 0, 2, 2)], 0.5)
     assert (found["energy",], found["pointing_game",]) == ((0, 0), (0, 1))
 
@@ -191,4 +180,4 @@ def test_average_precision_against_scikit_learn(side: int) -> None:
     region = region_of([(10, 20, 15, 30), (40, 5, 9, 9)], 64)
     for heat, error in maps:
         theirs = average_precision_score(region.ravel(), heat.ravel())
-        assert average_precision(heat, region) == pytest.approx(theirs, abs=error)
+        assert localisation.average_precision(heat, region) == pytest.approx(theirs, abs=error)

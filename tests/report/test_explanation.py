@@ -25,12 +25,6 @@ from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_t
 from xray_lightning.progress import show_progress
 from xray_lightning.report import explanation as module
 from xray_lightning.report.audit import audit_page, audit_tables
-from xray_lightning.report.explanation import (
-    explanation_lines,
-    overlap_table,
-    saliency_figure,
-    shortcut_lines,
-)
 from xray_lightning.report.figures import COLOURS
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import auroc_table, counts_table, show
@@ -70,15 +64,15 @@ def test_tables_of_localisation(places: Localisation) -> None:
     assert rows["Hernia"][5] == "-", "no other patient, no mean box"
     assert (rows["mean"][0], rows["mean"][2]) == ("26", "too few")
     assert rows["mean"][5] == "-", "of one label: nothing beside it is"
-    rows = rows_of(overlap_table(places, "cam", published_boxes("nih")))
+    rows = rows_of(module.overlap_table(places, "cam", published_boxes("nih")))
     pairs = [f"{mass[n].t_iobb['0.1'].value:.3f} ({mass[n].afp['0.1'].value:.1f})"
              for n in ("cam", "random")]  # fmt: skip
     assert rows["Pleural_Thickening"][:2] == pairs
     assert rows["Hernia"][-1] == rows["mean"][-1] == "-"
     scored = evaluate_localisation({"Mass": annotate(12)}, size=32, draws=40)
-    cell = rows_of(overlap_table(scored, "cam", published_boxes("nih")))["Mass"][-1]
+    cell = rows_of(module.overlap_table(scored, "cam", published_boxes("nih")))["Mass"][-1]
     assert cell == "0.435 (0.6)"
-    assert len(overlap_table(scored, "cam", published_boxes("phantom")).columns) == 3
+    assert len(module.overlap_table(scored, "cam", published_boxes("phantom")).columns) == 3
 
 
 def test_means_over_fewer_labels_and_maps_are_said_to_be() -> None:
@@ -126,20 +120,20 @@ def test_lines_fit_and_explanations_come_back(places, saliency) -> None:
     assert again.to_json() == explanation.to_json()
     assert again.published == explanation.published
     console = Console(width=80, record=True, file=BytesIO())  # type: ignore[arg-type]
-    for line in explanation_lines(explanation):
+    for line in module.explanation_lines(explanation):
         if isinstance(line, Table):
             needed = console.measure(line, options=console.options.update(width=300)).maximum
             assert needed <= 80, [column.header for column in line.columns]
-    lines = [line for line in explanation_lines(explanation) if isinstance(line, str)]
+    lines = [line for line in module.explanation_lines(explanation) if isinstance(line, str)]
     assert any("published pointing game of random map: 0.228" in line for line in lines)
     assert sum("permutation was not run" in line for line in lines) == 1
-    [table, *_] = [t for t in explanation_lines(explanation)[-20:] if isinstance(t, Table)
+    [table, *_] = [t for t in module.explanation_lines(explanation)[-20:] if isinstance(t, Table)
                    and t.columns[0].header == "test"]  # fmt: skip
     assert rows_of(table)["shifts"] == ["not run"] * 5
 
 
 def test_a_row_for_each_method(saliency) -> None:
-    figure = saliency_figure(saliency)
+    figure = module.saliency_figure(saliency)
     panels = np.reshape(figure.axes, (2, 3))
     assert [row[0].get_ylabel() for row in panels] == ["features", "flat"]
     tests = saliency["features"]
@@ -162,7 +156,7 @@ def test_a_row_for_each_method(saliency) -> None:
 def test_it_is_drawn(saliency) -> None:
     """Also where nothing is defined; the colours are there."""
     buffer = BytesIO()
-    saliency_figure(saliency).savefig(buffer)
+    module.saliency_figure(saliency).savefig(buffer)
     buffer.seek(0)
     pixels = mpl_image.imread(buffer)
     assert pixels.shape[:2] == (720, 1320)
@@ -263,7 +257,7 @@ def test_shortcut_lines_fit_and_say_why(at_80_columns) -> None:
         for name, verdict in (("Mass", "undecided"), ("Edema", "not caught"), ("Nodule", "caught"))
     }
     probes = {"sex: M": Probe(0.5, (0.4, 0.6), NAN, (NAN, NAN), 31, 19)}
-    lines = shortcut_lines(Shortcuts(labels, probes, 31, 30, 50, 0), "a.ckpt")
+    lines = module.shortcut_lines(Shortcuts(labels, probes, 31, 30, 50, 0), "a.ckpt")
     assert lines[-3:] == [
         "Nodule caught: Nodule!",
         "Mass undecided: Mass!",

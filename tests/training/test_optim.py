@@ -11,14 +11,8 @@ import timm
 import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
-from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    LambdaLR,
-    LinearLR,
-    MultiStepLR,
-    ReduceLROnPlateau,
-)
+from torch.optim import SGD, AdamW, lr_scheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, MultiStepLR
 
 import xray_lightning as xl
 from xray_lightning import ConfigError, Constant, Cosine, Plateau, Step, XrayNet
@@ -190,7 +184,7 @@ def test_warm_up(schedule, expected) -> None:
 def test_plateau_equals_torch(patience: int) -> None:
     schedule = Plateau(factor=0.5, patience=patience)
     optimizer = optimizer_of()
-    theirs = ReduceLROnPlateau(optimizer, "max", 0.5, patience, threshold=0.0, eps=0.0)
+    theirs = lr_scheduler.ReduceLROnPlateau(optimizer, "max", 0.5, patience, threshold=0, eps=0)
     values = np.random.default_rng(0).integers(0, 20, 60) / 20  # with ties
     values[::7] = math.nan
     schedule.start(600, 10)

@@ -32,12 +32,9 @@ from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.folders import lock_folder
+from xray_lightning.training import environment
 from xray_lightning.training.callbacks.epochs import WatchMetric
-from xray_lightning.training.environment import (
-    compare_prevalence,
-    describe_sampling,
-    write_environment,
-)
+from xray_lightning.training.environment import compare_prevalence, write_environment
 from xray_lightning.training.run import MONITOR, TrainingRun, choose_by, log_run, lowest_kept
 from xray_lightning.writing import read_json
 
@@ -198,7 +195,7 @@ SMALL = ["data.patients=60", "image_size=32", "model=resnet50", "model.backbone=
 
 def test_what_a_sampler_changes(tmp_path: Path) -> None:
     plain = data_from(compose_settings(SMALL))
-    assert describe_sampling(plain) is None
+    assert environment.describe_sampling(plain) is None
     assert all(subset == drawn for subset, drawn in compare_prevalence(plain).values())
     config = compose_settings([*SMALL, "sampler=disease_balanced", "sampler.normal_share=0.25"])
     data = data_from(config)
@@ -207,7 +204,7 @@ def test_what_a_sampler_changes(tmp_path: Path) -> None:
     assert shares["Hernia"][0] == pytest.approx(targets[:, -1].mean())
     assert shares["Hernia"][1] == pytest.approx(data.draw_targets(10)[:, -1].mean())
     assert shares["normal images"][1] == pytest.approx(0.25, abs=0.5 / len(targets))
-    line = describe_sampling(data)
+    line = environment.describe_sampling(data)
     assert line is not None
     name = max(shares, key=lambda name: shares[name][1] / shares[name][0])
     subset, drawn = shares[name]

@@ -5,21 +5,8 @@ from sklearn.metrics import roc_auc_score
 from toy import toy_net
 
 from xray_lightning import PatientBootstrap, XrayNet
-from xray_lightning.audit.occlusion import (
-    BATCH,
-    CLEAR,
-    FLAGGED,
-    UNDECIDED,
-    Check,
-    Occlusion,
-    cover,
-    find_body,
-    mask_corners,
-    mask_elsewhere,
-    measure_drop,
-    measure_gap,
-    occlude,
-)
+from xray_lightning.audit import occlusion
+from xray_lightning.audit.occlusion import CLEAR, FLAGGED, UNDECIDED, find_body, mask_elsewhere
 from xray_lightning.audit.shortcuts import pool_features
 from xray_lightning.models.batches import run_batches
 
@@ -32,7 +19,7 @@ def net() -> XrayNet:
 
 
 def test_answers_come_in_batches() -> None:
-    images = torch.rand(BATCH + 3, 1, SIZE, SIZE)
+    images = torch.rand(occlusion.BATCH + 3, 1, SIZE, SIZE)
     with torch.no_grad():
         logits, features = net()(images), net().forward_features(images)
     np.testing.assert_allclose(run_batches(net(), images), logits, atol=1e-5)
@@ -41,17 +28,17 @@ def test_answers_come_in_batches() -> None:
 
 def test_what_the_network_is_shown() -> None:
     """Region by region and image by image against covering one image by hand."""
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH + 2, SIZE, SIZE), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (occlusion.BATCH + 2, SIZE, SIZE), np.uint8)
     images = torch.from_numpy(pixels).unsqueeze(1) / 255
     exact = np.zeros(pixels.shape, np.bool_)
     exact[1, 40:44, 2:6] = True
-    found = occlude(net(), images, exact, seed=5)
+    found = occlusion.occlude(net(), images, exact, seed=5)
     assert list(found) == ["corners", "border", "letters", "planted marker"]
-    assert list(occlude(net(), images[:2], None, seed=5)) == list(found)[:3]
-    row, mask = BATCH + 1, mask_corners((SIZE, SIZE))
+    assert list(occlusion.occlude(net(), images[:2], None, seed=5)) == list(found)[:3]
+    row, mask = occlusion.BATCH + 1, occlusion.mask_corners((SIZE, SIZE))
     other = mask_elsewhere(mask, find_body(pixels[row]).inside, np.random.default_rng((5, row)))
     for values, region in ((found["corners"].logits, mask), (found["corners"].control, other)):
-        shown = torch.from_numpy(cover(pixels[row], region))[None, None] / 255
+        shown = torch.from_numpy(occlusion.cover(pixels[row], region))[None, None] / 255
         np.testing.assert_allclose(values[row], run_batches(net(), shown)[0], atol=1e-5)
     np.testing.assert_allclose(found["corners"].area, mask.mean())
     marker, plain = found["planted marker"], run_batches(net(), images).double().numpy()
@@ -60,7 +47,7 @@ def test_what_the_network_is_shown() -> None:
     assert np.flatnonzero(changed).tolist() == [1]
 
 
-def sample(gain: float, other: float) -> tuple[np.ndarray, Occlusion, np.ndarray]:
+def sample(gain: float, other: float) -> tuple[np.ndarray, occlusion.Occlusion, np.ndarray]:
     """Logits that a region gives ``gain`` to positives and the body ``other``; targets.
 
     Half of the positives get double the gain. What the logits keep when both are covered tells the
@@ -79,7 +66,7 @@ def sample(gain: float, other: float) -> tuple[np.ndarray, Occlusion, np.ndarray
             rest + given * targets,
         )
     )
-    return logits, Occlusion(region, control, np.full(N, 0.1)), targets
+    return logits, occlusion.Occlusion(region, control, np.full(N, 0.1)), targets
 
 
 CODES = np.random.default_rng(1).integers(0, PATIENTS, N)  # as sample draws them
@@ -90,7 +77,7 @@ def test_falls_are_what_scikit_learn_says() -> None:
     logits, hidden, targets = sample(1.0, 0.5)
     targets[::9] = np.nan
     known = ~np.isnan(targets)
-    drop = measure_drop(logits, hidden, 0, targets, BOOTSTRAP)
+    drop = occlusion.measure_drop(logits, hidden, 0, targets, BOOTSTRAP)
     whole, region, control = (
         roc_auc_score(targets[known], values[known, 0])
         for values in (logits, hidden.logits, hidden.control)
@@ -108,7 +95,7 @@ def test_falls_are_what_scikit_learn_says() -> None:
 def test_gaps_of_draws() -> None:
     _, _, targets = sample(1.0, 0.5)
     values = np.random.default_rng(2).normal(size=N)
-    gaps = measure_gap(values, targets, BOOTSTRAP)
+    gaps = occlusion.measure_gap(values, targets, BOOTSTRAP)
     for gap, row in zip(gaps, BOOTSTRAP.counts[:4], strict=False):
         rows = np.repeat(np.arange(N), row[CODES].astype(int))
         positive = targets[rows] == 1
@@ -127,14 +114,14 @@ def test_gaps_of_draws() -> None:
 )
 def test_verdicts(gain: float, other: float, verdict: str) -> None:
     logits, hidden, targets = sample(gain, other)
-    assert measure_drop(logits, hidden, 1, targets, BOOTSTRAP).verdict == verdict
+    assert occlusion.measure_drop(logits, hidden, 1, targets, BOOTSTRAP).verdict == verdict
 
 
 def test_logits_see_what_a_saturated_auroc_hides() -> None:
     logits, hidden, targets = sample(8.0, 0.0)
     for values in (logits, hidden.logits, hidden.control):
         values[targets == 1] += 9
-    drop = measure_drop(logits, hidden, 0, targets, BOOTSTRAP)
+    drop = occlusion.measure_drop(logits, hidden, 0, targets, BOOTSTRAP)
     assert drop.auroc.region.value == 0
     assert drop.auroc.verdict == CLEAR
     assert drop.logit.verdict == drop.verdict == FLAGGED
@@ -142,11 +129,11 @@ def test_logits_see_what_a_saturated_auroc_hides() -> None:
 
 def test_undefined_is_undecided() -> None:
     logits, hidden, _ = sample(1.0, 0.0)
-    drop = measure_drop(logits, hidden, 0, np.zeros(N), BOOTSTRAP)
+    drop = occlusion.measure_drop(logits, hidden, 0, np.zeros(N), BOOTSTRAP)
     assert np.isnan(drop.auroc.region.value)
     assert drop.verdict == UNDECIDED
-    nowhere = Occlusion(logits, logits, np.zeros(N))
-    drop = measure_drop(logits, nowhere, 0, (np.arange(N) % 2).astype(float), BOOTSTRAP)
+    nowhere = occlusion.Occlusion(logits, logits, np.zeros(N))
+    drop = occlusion.measure_drop(logits, nowhere, 0, (np.arange(N) % 2).astype(float), BOOTSTRAP)
     assert drop.images == 0
     assert np.isnan(drop.area)
     assert drop.verdict == CLEAR
@@ -157,7 +144,7 @@ def test_undefined_is_undecided() -> None:
 )
 def test_the_interval_and_the_margin(shift: float, verdict: str) -> None:
     draws = np.concatenate([[0.1 + shift], 0.1 + shift + np.linspace(-0.1, 0.1, 201)])
-    check = Check.of(draws, 0.1)
+    check = occlusion.Check.of(draws, 0.1)
     assert check.verdict == verdict
     assert check.value == pytest.approx(0.1 + shift, nan_ok=True)
     assert check.interval == pytest.approx((0.005 + shift, 0.195 + shift), nan_ok=True)
