@@ -9,7 +9,6 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning.audit import decomposition
-from xray_lightning.audit import shift as baselines
 from xray_lightning.audit import shift as shifts
 from xray_lightning.audit.decomposition import ScoredSubset, measure_auroc, reweight
 from xray_lightning.audit.label_table import LabelTable, MeanAuroc
@@ -49,7 +48,7 @@ def test_nih_official(nih: ChestXray14, tabled) -> None:
     assert [round(images[subset], 2) for subset in (BOTH, "test")] == [3.09, 9.15]
     test, prior = split.subsets["test"], prevalence(table.targets[split.subsets["train"]])
     for scores, mean in (
-        (baselines.score_by_previous(table, test, prior), 0.642),
+        (shifts.score_by_previous(table, test, prior), 0.642),
         (score_by_mean(table, test, test, prior), 0.795),
     ):
         result = MeanAuroc.of(nih.labels, scores, table.targets[test], drawn.subset(test))
@@ -80,14 +79,8 @@ def predict(subset: str) -> Predictions:
 def test_there_and_back() -> None:
     images = {PHANTOM.records[row].image_id for row in SPLIT.subsets["train"][:3]}
     twins = {record.image_id: f"twin{i // 2}" for i, record in enumerate(PHANTOM.records)}
-    audit = audit_split(
-        PHANTOM,
-        SPLIT,
-        lists={"a list": images},
-        exposures=twins,
-        predictions=(predict("val"), predict("test")),
-        draws=5,
-    )
+    found = {"lists": {"a list": images}, "predictions": (predict("val"), predict("test"))}
+    audit = audit_split(PHANTOM, SPLIT, exposures=twins, draws=5, **found)
     values = audit.to_json()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert (Audit.from_json(values).to_json(), values["parts"]) == (values, values["subsets"])
@@ -170,23 +163,19 @@ Subsets = dict[str, np.ndarray]
 def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
     table, _ = tabled(records)
     prior = prevalence(table.targets[subsets["train"]])
-    scores = baselines.score_by_mean(table, subsets[place], subsets["test"], prior)
-    for index, row in enumerate(subsets["test"].tolist()):
-        others = [
-            records[other].targets
-            for other in subsets[place].tolist()
-            if other != row and records[other].patient_id == records[row].patient_id
-        ]
-        for label in range(3):
-            known = [targets[label] for targets in others if not np.isnan(targets[label])]
-            wanted = (sum(known) + prior[label]) / (len(known) + 1)
-            assert scores[index, label] == pytest.approx(wanted)
+    scores = shifts.score_by_mean(table, subsets[place], subsets["test"], prior)
+    owners = np.array([record.patient_id for record in records])
+    for score, row in zip(scores, subsets["test"], strict=True):
+        own = subsets[place][owners[subsets[place]] == owners[row]]
+        others = target_matrix(records)[own[own != row]]
+        known = (~np.isnan(others)).sum(axis=0)
+        assert score == pytest.approx((np.nansum(others, axis=0) + prior) / (known + 1))
 
 
 def test_previous_label(records: list[Record], subsets: Subsets, tabled) -> None:
     table, _ = tabled(records)
     prior = prevalence(table.targets[subsets["train"]])
-    scores = baselines.score_by_previous(table, subsets["test"], prior)
+    scores = shifts.score_by_previous(table, subsets["test"], prior)
     by_key = {(r.patient_id, r.follow_up): r.targets for r in records}
     wanted = [
         by_key.get((records[row].patient_id, records[row].follow_up - 1), (np.nan,) * 3)
@@ -199,10 +188,10 @@ def test_auroc_against_scikit_learn(records: list[Record], subsets: Subsets, tab
     table, bootstrap = tabled(records)
     test = subsets["test"]
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, seed=0)}
-    assert list(rows) == list(baselines.METHODS)
+    assert list(rows) == list(shifts.METHODS)
     prior = prevalence(table.targets[subsets["train"]])
-    scores = baselines.score_by_mean(table, test, test, prior)
-    result = rows[baselines.OTHERS].result
+    scores = shifts.score_by_mean(table, test, test, prior)
+    result = rows[shifts.OTHERS].result
     draws = []
     for label, name in enumerate(table.labels):
         known = ~np.isnan(table.targets[test, label])
@@ -255,17 +244,17 @@ def test_labels_of_a_hospital_without_metadata(records, subsets, tabled) -> None
     scores = score_by_metadata(table, subsets["train"], subsets["test"], 0)
     assert np.isnan(scores).all(axis=0).tolist() == [False, True, False]
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, 0)}
-    assert rows[baselines.OTHERS].result is None
-    assert "no patient has two images in test" in rows[baselines.OTHERS].undefined
+    assert rows[shifts.OTHERS].result is None
+    assert "no patient has two images in test" in rows[shifts.OTHERS].undefined
 
 
 def test_what_the_table_lacks_has_a_reason(subsets: Subsets, tabled) -> None:
     bare = [Record(f"{n}.png", f"p{n % 50}", (float(n % 3 == 0),)) for n in range(240)]
     table, bootstrap = tabled(bare, ("Mass",))
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, 0)}
-    assert rows[baselines.METADATA].result is None
-    assert "no metadata" in rows[baselines.METADATA].undefined
-    assert "no follow-up numbers" in rows[baselines.PREVIOUS].undefined
+    assert rows[shifts.METADATA].result is None
+    assert "no metadata" in rows[shifts.METADATA].undefined
+    assert "no follow-up numbers" in rows[shifts.PREVIOUS].undefined
 
 
 def test_weighted_auroc_against_scikit_learn() -> None:
@@ -334,16 +323,13 @@ def test_matched_and_severity_against_loops() -> None:
     result = change(val, test)
     rows = {row.name: row for row in [*result.matched, *result.severity]}
     assert set(rows) >= {"view AP", "view PA", "first half", "0 other findings"}
-    ap, half = test.table.view == "AP", np.arange(6000) < 3000
-    for name, mask in (("view AP", ap), ("first half", half)):
-        wanted = [roc_auc_score(test.table.targets[mask, i], test.scores[mask, i]) for i in (0, 1)]
+    truth, scores, ap = test.table.targets, test.scores, test.table.view == "AP"
+    for name, mask in (("view AP", ap), ("first half", np.arange(6000) < 3000)):
+        wanted = [roc_auc_score(truth[mask, i], scores[mask, i]) for i in (0, 1)]
         assert rows[name].test == pytest.approx(np.mean(wanted))
         assert rows[name].test_images == mask.sum()
-    alone = [test.table.targets[:, 1 - i] == 0 for i in range(2)]
-    wanted = [
-        roc_auc_score(test.table.targets[mask, i], test.scores[mask, i])
-        for i, mask in enumerate(alone)
-    ]
+    alone = [truth[:, 1 - i] == 0 for i in range(2)]
+    wanted = [roc_auc_score(truth[mask, i], scores[mask, i]) for i, mask in enumerate(alone)]
     assert rows["0 other findings"].test == pytest.approx(np.mean(wanted))
     empty = rows["2 other findings"]  # there are two labels
     assert (empty.labels, empty.test_images) == (0, 0)

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from filelock import FileLock
+from running import read_table as rows
 
 import xray_lightning as xl
 from xray_lightning.data import convert as module
@@ -39,11 +39,6 @@ def tree(tmp_path: Path, write_dicom: Write) -> Path:
         write_dicom(tmp_path / f"in/f{number % 4}/{number}.dcm", pixels, ViewPosition="PA")
     (tmp_path / "in/readme.txt").write_text("no image")
     return tmp_path / "in"
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def read(path: Path) -> np.ndarray:
@@ -202,9 +197,7 @@ def test_stopped_by_the_user(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
         return convert_file(path, name, done, **settings)
 
     out = tmp_path / "out"
-    (tree / "f0/0.dcm").rename(
-        tree / "=0.dcm"
-    )  # to a spreadsheet a formula, so behind an apostrophe
+    (tree / "f0/0.dcm").rename(tree / "=0.dcm")  # a spreadsheet's formula, so behind an apostrophe
     with monkeypatch.context() as patch:
         patch.setattr(module, "convert_file", stop)
         for _ in range(2):

@@ -39,9 +39,7 @@ def test_one_record_per_image(rsna_folder: Folder) -> None:
                and "0.87 (all) to 0.98" in note for note in source.notes)  # fmt: skip
 
 
-def test_negatives_normal_leaves_the_abnormal_out_by_the_class_info(
-    rsna_folder: Folder,
-) -> None:
+def test_normal_negatives_leave_the_abnormal_out_by_the_class_info(rsna_folder: Folder) -> None:
     source = mapped(rsna_folder, negatives="normal")
     assert source.title == "rsna (negatives: normal)"
     wanted = [image for image in rsna_folder.ids if not image.endswith("1")]

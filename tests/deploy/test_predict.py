@@ -166,11 +166,8 @@ def test_a_folder_keeps_to_one_checkpoint(classifier, checkpoint, scans, net, tm
     other.write_bytes(checkpoint.read_bytes() + b"\n")
     with pytest.raises(ConfigError, match=r"what differs: checkpoint\)"):
         predict_files(load_classifier(other, device="cpu"), [scans], out)
-    for text, reason in (
-        ("{", "cannot be read"),
-        ("3", "cannot be read"),
-        ("{}", "another checkpoint"),
-    ):
+    damaged = {"{": "cannot be read", "3": "cannot be read", "{}": "another checkpoint"}
+    for text, reason in damaged.items():
         (out / "model.json").write_text(text)
         with pytest.raises(ConfigError, match=reason):
             predict_files(classifier, [scans], out)

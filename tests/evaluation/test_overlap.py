@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
+from toy import NIH_HEADER
 
 from xray_lightning.checkpoint import Description, patients_of
 from xray_lightning.data.chestxdet import ChestXDet
@@ -21,9 +22,7 @@ from xray_lightning.errors import ConfigError, DataError, SplitError
 from xray_lightning.evaluation import model as overlap
 from xray_lightning.evaluation.model import choose_test_images, separate_patients, take_images
 
-HEADER = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
-)
+HEADER = NIH_HEADER.partition(",Original")[0]
 Folder = Any  # RsnaFolder of tests/conftest.py
 
 

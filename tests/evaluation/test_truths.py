@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from toy import NIH_HEADER
 
 from xray_lightning import ConfigError, ExpertTruth, NihExperts, Predictions, score_truths
 from xray_lightning.cli.app import run_verb
@@ -14,10 +15,6 @@ from xray_lightning.records import CHEST_XRAY14
 
 score = partial(run_verb, "score")
 PATIENTS, IMAGES = 150, 2  # images of each
-NIH = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
-)
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +22,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
     """The text miner misses half of what the readers see; the scores follow the miner."""
     root = tmp_path_factory.mktemp("nih")
     random = np.random.default_rng(0)
-    lines = [f"{NIH},Fracture,Pneumothorax,Airspace opacity,Nodule or mass,Set Id"]
+    lines = [f"{NIH_HEADER},Fracture,Pneumothorax,Airspace opacity,Nodule or mass,Set Id"]
     scores = ["image," + ",".join(f"prob_{label}" for label in CHEST_XRAY14)]
     for patient in range(PATIENTS):
         for number in range(IMAGES):
             image = f"{patient:08d}_{number:03d}.png"
             readers, mined, mass = (random.random(3) < (0.4, 0.5, 0.3)).tolist()
-            text = (
-                "|".join(["Pneumothorax"] * (readers and mined) + ["Mass"] * mass) or "No Finding"
-            )
+            found = ["Pneumothorax"] * (readers and mined) + ["Mass"] * mass
+            text = "|".join(found) or "No Finding"
             answers = ("NO", "YES" if readers else "NO", "NO", "YES" if mass else "NO")
             lines.append(
                 f"{image},{text},{number},{patient},50,M,PA,9,9,1,1,{','.join(answers)},"

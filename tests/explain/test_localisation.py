@@ -58,10 +58,9 @@ def test_figures_are_means_over_images(annotated: Make) -> None:
 def test_boxes_count_one_by_one(annotated: Make) -> None:
     chosen = annotated(12, images=1)
     corner = [(0.0, 0.0, 1.0, 1.0)] * 3  # never found
-    more = replace(
-        chosen, boxes=[[*boxes, *corner[: row % 2 * 3]] for row, boxes in enumerate(chosen.boxes)]
-    )
-    few, many = (localise({"Mass": each}, threshold=[0.6], draws=9) for each in (chosen, more))
+    boxes = [[*own, *corner[: row % 2 * 3]] for row, own in enumerate(chosen.boxes)]
+    both = chosen, replace(chosen, boxes=boxes)
+    few, many = (localise({"Mass": each}, threshold=[0.6], draws=9) for each in both)
     assert many.labels["Mass"].boxes == 12 + 18
     ratio = value(many, "sees", "t_iou", "0.1") / value(few, "sees", "t_iou", "0.1")
     assert ratio == pytest.approx(12 / 30)
@@ -79,11 +78,8 @@ def test_a_random_map_points_by_chance(annotated: Make) -> None:
     chosen = annotated(600)
     facts = localise({"Mass": chosen}, draws=200)
     area = facts.labels["Mass"].area
-    for name, method in (
-        ("pointing_game", "random"),
-        ("pointing_game", "blind"),
-        ("energy", "random"),
-    ):
+    figures = ("pointing_game", "random"), ("pointing_game", "blind"), ("energy", "random")
+    for name, method in figures:
         estimate = getattr(facts.labels["Mass"].methods[method], name)
         assert estimate.low < area < estimate.high
         assert estimate.high - estimate.low < 0.07

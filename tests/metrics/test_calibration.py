@@ -159,9 +159,8 @@ def test_the_interval_of_an_estimated_prior_covers() -> None:
         sick = np.repeat(rng.random(100) < 0.1, 3)
         evidence = np.repeat(rng.normal(size=100), 3) + 1.5 * sick
         scores = expit(1.5 * evidence - 1.125 + scipy_logit(0.2))
-        low, high = calibration.prior_interval(
-            scores, 0.2, calibration.estimate_prior(scores, 0.2), patients
-        )
+        prior = calibration.estimate_prior(scores, 0.2)
+        low, high = calibration.prior_interval(scores, 0.2, prior, patients)
         covered += low <= 0.1 <= high
     assert 0.92 < covered / 200 < 1
     assert np.isnan(calibration.prior_interval(np.full(4, 0.3), 0.2, 0.3, np.arange(4))).all()
@@ -200,8 +199,7 @@ def test_the_curve_is_a_natural_spline_of_the_log_odds() -> None:
         return np.stack([s(inside) + s(inside, 1) * (at - inside) for s in splines], axis=1)
 
     def loss(weights: np.ndarray) -> float:
-        line = design(odds) @ weights
-        return float((np.logaddexp(0, line) - positive * line).mean())
+        return log_loss([1.0, 0.0], design(odds) @ weights, positive)
 
     best = minimize(loss, np.zeros(4), tol=1e-12).x
     curve = expit(design(scipy_logit(np.array(found.scores))) @ best)

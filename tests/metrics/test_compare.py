@@ -56,11 +56,9 @@ def test_draws_are_paired_and_equal_scikit_learn(seed: int) -> None:
 def test_mean_and_undefined_labels() -> None:
     targets, patients, strong, weak, _ = sample()
     found = compare_aurocs(LABELS, targets, patients, [strong], [weak], draws=50)
-    means = [
-        np.mean([getattr(found.labels[k], side) for k in LABELS[:2]])
-        for side in ("first", "second")
-    ]
-    assert [found.mean.first, found.mean.second] == pytest.approx(means)
+    for side in ("first", "second"):
+        mean = np.mean([getattr(found.labels[k], side) for k in LABELS[:2]])
+        assert getattr(found.mean, side) == pytest.approx(mean)
     assert np.isnan([found.labels["Hernia"].difference, found.labels["Hernia"].corrected]).all()
     expected = holm([found.labels[label].p_value for label in LABELS])
     assert [found.labels[k].corrected for k in LABELS[:2]] == pytest.approx(expected[:2])
@@ -97,10 +95,8 @@ def pair(images: int = 120) -> tuple[np.ndarray, np.ndarray]:
 
 def naive(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Equations 3 to 8 of the paper, all pairs."""
-    kernels = []
-    for row in scores:
-        difference = row[positive][:, None] - row[~positive][None, :]
-        kernels.append((difference > 0) + 0.5 * (difference == 0))
+    gaps = [row[positive][:, None] - row[~positive] for row in scores]
+    kernels = [(gap > 0) + 0.5 * (gap == 0) for gap in gaps]
     ten, one = (np.array([k.mean(axis=axis) for k in kernels]) for axis in (1, 0))
     return ten.mean(axis=1), np.cov(ten) / ten.shape[1] + np.cov(one) / one.shape[1]
 
@@ -211,8 +207,6 @@ def test_coverage_between_hospitals(patients: int, shared: int) -> None:
         goals = [right, right, *wanted]
         held.append([e.low <= g <= e.high for e, g in zip(ends, goals, strict=True)])
     shares = np.mean(held, axis=0).round(3).tolist()
-    print(
-        f"{patients} patients, {shared} shared: difference, of means, slope, intercept, corrected"
-    )
-    print(shares)
+    names = "difference, of means, slope, intercept, corrected"
+    print(f"{patients} patients, {shared} shared: {names}", shares, sep="\n")
     assert all(0.92 <= share <= 0.985 for share in shares)

@@ -118,9 +118,8 @@ def test_predictive_values_of_altman_and_bland() -> None:
     """BMJ 1994;309:102: a liver scan, 231 of 258 and 54 of 86 right; at 25 % 0.45 and 0.95."""
     targets = np.repeat([1.0, 0.0], [258, 86])
     called = np.concatenate([np.arange(258) < 231, np.arange(86) >= 54])
-    found = decisions.measure_at_prevalence(
-        PatientBootstrap(np.arange(344), 4000), called, targets, [0.25, 258 / 344]
-    )
+    bootstrap = PatientBootstrap(np.arange(344), 4000)
+    found = decisions.measure_at_prevalence(bootstrap, called, targets, [0.25, 258 / 344])
     assert [round(value, 2) for value in found.ppv.value] == [0.45, 0.88]
     assert [round(value, 2) for value in found.npv.value] == [0.95, 0.67]
     assert found.alarms.value[0] == pytest.approx(100 * (231 / 258 * 0.25 + 32 / 86 * 0.75))

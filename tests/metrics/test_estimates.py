@@ -99,9 +99,8 @@ def test_what_is_undefined(metrics: Metrics) -> None:
 def test_no_f1_without_positives_and_no_ap_without_negatives() -> None:
     scores = np.random.default_rng(0).random((40, 2))
     targets = np.column_stack([np.zeros(40), np.ones(40)])
-    found = estimate_metrics(
-        LABELS[:2], scores, targets, np.arange(40), thresholds={"Mass": 0.5, "Nodule": 0.5}, draws=9
-    )
+    half = dict.fromkeys(LABELS[:2], 0.5)
+    found = estimate_metrics(LABELS[:2], scores, targets, np.arange(40), thresholds=half, draws=9)
     assert np.isnan(found.labels["Mass"]["f1"].value)
     assert np.isnan(found.labels["Nodule"]["average_precision"].value)
     assert found.labels["Nodule"]["f1"].value == sk.f1_score(targets[:, 1], scores[:, 1] >= 0.5)
@@ -133,9 +132,8 @@ def test_a_patient_with_equal_images_counts_once() -> None:
     scores, targets, patients = sample()
     patients = np.arange(len(scores))
     once = estimate_metrics(LABELS, scores, targets, patients, draws=400)
-    again = estimate_metrics(
-        LABELS, *(np.repeat(each, 5, axis=0) for each in (scores, targets, patients))
-    )
+    copies = (np.repeat(each, 5, axis=0) for each in (scores, targets, patients))
+    again = estimate_metrics(LABELS, *copies)
     one, five = once.mean["auroc"], again.mean["auroc"]
     assert five.value == pytest.approx(one.value)
     np.testing.assert_allclose(five.interval, one.interval, atol=0.01)
@@ -157,9 +155,8 @@ def test_calibrated_figures_stand_beside_the_raw_ones() -> None:
     targets[::5, 0] = np.nan
     scores = 0.5 * rng.random((300, 2)) + 0.4 * np.nan_to_num(targets)
     flat = Calibration("platt", slope=0.5, intercept=0.1)
-    found = estimate_metrics(
-        ("a", "b"), scores, targets, np.arange(300) // 2, calibrations={"a": flat}, draws=50
-    )
+    sample = ("a", "b"), scores, targets, np.arange(300) // 2
+    found = estimate_metrics(*sample, calibrations={"a": flat}, draws=50)
     known = ~np.isnan(targets[:, 0])
     expected = sk.brier_score_loss(targets[known, 0], flat(scores[known, 0]))
     value = found.labels["a"]["calibrated_brier"].value
@@ -168,7 +165,7 @@ def test_calibrated_figures_stand_beside_the_raw_ones() -> None:
     assert np.isnan(found.labels["b"]["calibrated_brier"].value)
     assert found.mean["calibrated_brier"].value == pytest.approx(value)
     assert found.defined["calibrated_error"] == 1
-    same = estimate_metrics(("a", "b"), scores, targets, np.arange(300) // 2, draws=50)
+    same = estimate_metrics(*sample, draws=50)
     assert "calibrated_brier" not in same.labels["a"].estimates
     assert found.labels["a"]["brier"] == same.labels["a"]["brier"]
 
@@ -240,17 +237,11 @@ def test_figures_equal_scikit_learn_and_p_values_the_left_out_patients() -> None
     assert find(rows, "M", "Mass").difference == pytest.approx(rest - here)
 
     codes = np.arange(600) // 2
-    left_out = []
-    for patient in range(300):
-        kept = codes != patient
-        here, rest = (
-            roc_auc_score(targets[kept & side, 0], scores[kept & side, 0])
-            for side in (women, ~women)
-        )
-        left_out.append(here - rest)
+    sides = ([side & (codes != patient) for patient in range(300)] for side in (women, ~women))
+    aurocs = [[roc_auc_score(targets[x, 0], scores[x, 0]) for x in rows] for rows in sides]
     behind = [np.bincount(codes[side], weights=targets[side, 0]) for side in (women, ~women)]
     freedom = min(each.sum() ** 2 / (each**2).sum() for each in behind) - 1
-    deviation = np.sqrt(299 * np.var(left_out))
+    deviation = np.sqrt(299 * np.var(np.subtract(*aurocs)))
     assert row.p_value == pytest.approx(2 * student.sf(abs(row.difference) / deviation, freedom))
     for label in (MEAN, "Mass"):
         family = [each for each in rows if (each.label == MEAN) == (label == MEAN)]

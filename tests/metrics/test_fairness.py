@@ -27,14 +27,11 @@ def sample() -> tuple[np.ndarray, np.ndarray, list[Record]]:
     gain = np.where(sexes == "F", 0.5, 2.5)[:, None]
     scores = rng.normal(size=(600, 2)) + gain * np.nan_to_num(targets)
     facts = zip(sexes.tolist(), ages.tolist(), rng.choice(["PA", "AP"], 600), strict=True)
-    return (
-        scores,
-        targets,
-        [
-            Record(f"{i}.png", f"p{i // 2}", (), sex=sex, age=age, view=str(view))
-            for i, (sex, age, view) in enumerate(facts)
-        ],
-    )
+    records = [
+        Record(f"{i}.png", f"p{i // 2}", (), sex=sex, age=age, view=str(view))
+        for i, (sex, age, view) in enumerate(facts)
+    ]
+    return scores, targets, records
 
 
 def by_pandas(dimension: str, label: str, least: np.ndarray) -> pd.DataFrame:

@@ -112,15 +112,13 @@ def test_open_gates_restores_each_block_also_after_an_error() -> None:
 def test_the_blocks_act_where_their_names_say() -> None:
     """Against the layers of the backbone called by hand."""
     net = new_net(cbam_after=["layer2.0", "layer4"])
-    net_of_timm, blocks = copy.deepcopy(net.backbone), net.attention
-    for module in net_of_timm.modules():
+    timms, blocks = copy.deepcopy(net.backbone), net.attention
+    for module in timms.modules():
         module._forward_hooks.clear()
-    x = net_of_timm.maxpool(
-        net_of_timm.act1(net_of_timm.bn1(net_of_timm.conv1((IMAGES - net.mean) / net.std)))
-    )
-    x = blocks["layer2-0"](net_of_timm.layer2[0](net_of_timm.layer1(x)))
-    assert len(net_of_timm.layer2) == 1
-    x = blocks["layer4"](net_of_timm.layer4(net_of_timm.layer3(x)))
+    x = timms.act1(timms.bn1(timms.conv1((IMAGES - net.mean) / net.std)))
+    x = blocks["layer2-0"](timms.layer2[0](timms.layer1(timms.maxpool(x))))
+    assert len(timms.layer2) == 1
+    x = blocks["layer4"](timms.layer4(timms.layer3(x)))
     torch.testing.assert_close(net.forward_features(IMAGES), x)
 
 

@@ -1,6 +1,5 @@
 """A card says what the files of a run say; a page a study says what was predicted of it."""
 
-import json
 import os
 import re
 from dataclasses import replace
@@ -21,6 +20,7 @@ from xray_lightning.errors import ConfigError, OutputError
 from xray_lightning.evaluation.evaluate import fit_operating_points
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.report.studies import StudyPages, write_study_pages
+from xray_lightning.writing import read_json
 
 BLANK = "___ (to be filled in by the authors)"
 MAP = {"pointing_game": {"value": 0.5124, "interval": [0.4, 0.6]}, "iou": {"value": 0.12}}
@@ -54,9 +54,7 @@ def shown(value: float | None, ends: list[float] | None):
 
 def test_every_number_is_that_of_the_files(text: str, made_run) -> None:
     names, found = ("evaluation", "metrics", "environment"), tables(text)
-    evaluation, metrics, environment = (
-        json.loads((made_run / f"{name}.json").read_text()) for name in names
-    )
+    evaluation, metrics, environment = (read_json(made_run / f"{name}.json") for name in names)
     labels, mean = evaluation["labels"], evaluation["mean"]
 
     def both(row: Any, *names: str) -> list[str]:
@@ -200,9 +198,8 @@ def test_pages(checkpoint: Path, scans: Path, tmp_path: Path) -> None:
         sizes.append(len(pictures))
     assert sorted(sizes) == [3, 6]  # the film, what is called, one more
     overlays = sorted(path.name[12:] for path in (out / "overlays").iterdir())
-    assert set(overlays) == {
-        f"_{number}_{name}.jpg" for number in (1, 2) for name in ("Mass", "Pleural_Effusion")
-    }
+    both = "Mass", "Pleural_Effusion"
+    assert set(overlays) == {f"_{number}_{name}.jpg" for number in (1, 2) for name in both}
     assert cv2.imread(str(next((out / "overlays").iterdir()))).shape == (512, 512, 3)
 
 

@@ -249,9 +249,8 @@ def test_tables_fit_80_columns(audit: Audit, at_80_columns) -> None:
 def test_shortcut_lines_fit_and_say_why(at_80_columns) -> None:
     check = Check(0.1, (0.05, 0.2), 0.05, "flagged")
     drop = Drop(check, check, check, "flagged")
-    covered = dict.fromkeys(
-        ("corners", "border", "letters", "planted marker"), ScoreDrop(9, 0.1, drop, drop, "flagged")
-    )
+    regions = "corners", "border", "letters", "planted marker"
+    covered = dict.fromkeys(regions, ScoreDrop(9, 0.1, drop, drop, "flagged"))
     labels = {
         name: LabelShortcut(verdict, f"{name}!", Estimate(0.5), 3, covered, {})
         for name, verdict in (("Mass", "undecided"), ("Edema", "not caught"), ("Nodule", "caught"))
@@ -292,10 +291,8 @@ def test_auroc_table(capsys) -> None:
 def test_text_from_data_is_no_markup(capsys) -> None:
     names = ("[/red]", "[red]x[bold]", ":skull:", "\\[b]", "[link=http://x]")
     auroc = SUMMARY["auroc"] | {"labels": dict.fromkeys(names, 0.5)}  # type: ignore[operator]
-    show(
-        auroc_table({"test": SUMMARY | {"auroc": auroc, "positives": dict.fromkeys(names, 1)}}, "")
-    )
-    show(*names)
+    odd = SUMMARY | {"auroc": auroc, "positives": dict.fromkeys(names, 1)}
+    show(auroc_table({"test": odd}, ""), *names)
     text = capsys.readouterr().out
     for name in names:
         assert text.count(name) == 2

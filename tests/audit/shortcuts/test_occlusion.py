@@ -58,14 +58,8 @@ def sample(gain: float, other: float) -> tuple[np.ndarray, occlusion.Occlusion, 
     targets = (draw.random(N) < 0.2).astype(float)
     rest = targets + draw.normal(size=N)
     given = 2 * gain * (draw.random(N) < 0.5)
-    logits, region, control = (
-        np.stack([values, values], axis=1)
-        for values in (
-            rest + (given + other) * targets,
-            rest + other * targets,
-            rest + given * targets,
-        )
-    )
+    shown = rest + (given + other) * targets, rest + other * targets, rest + given * targets
+    logits, region, control = (np.stack([values, values], axis=1) for values in shown)
     return logits, occlusion.Occlusion(region, control, np.full(N, 0.1)), targets
 
 

@@ -7,7 +7,6 @@ import torch
 from scipy.ndimage import median_filter
 
 from xray_lightning import PatientBootstrap, Phantom
-from xray_lightning.audit import occlusion
 from xray_lightning.audit import occlusion as regions
 from xray_lightning.audit.occlusion import find_body, mask_corners, to_grey
 from xray_lightning.data.phantom.anatomy import build_chest, trunk
@@ -117,9 +116,8 @@ def test_covered_by_the_local_median() -> None:
     assert np.array_equal(found[mask], wanted[mask])
     plate = written("", (0, 0))
     plate[56:61, 3:8] = 250
-    assert np.array_equal(regions.cover(plate, regions.mask_corners(plate.shape)), FLAT), (
-        "no trace of a plate"
-    )
+    covered = regions.cover(plate, regions.mask_corners(plate.shape))
+    assert np.array_equal(covered, FLAT), "no trace of a plate"
 
 
 SIZE, N = 64, 24
@@ -135,13 +133,13 @@ def images() -> torch.Tensor:
 
 def test_energy_of_a_map() -> None:
     values = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
-    found = occlusion.normalise_map(values, (40, 30))
+    found = regions.normalise_map(values, (40, 30))
     large = cv2.resize(values, (30, 40), interpolation=cv2.INTER_LINEAR)
     wanted = np.clip(large - np.median(large), 0, None)
     np.testing.assert_allclose(found, wanted / wanted.sum(), atol=1e-8)
     assert found.sum() == pytest.approx(1)
-    np.testing.assert_allclose(occlusion.normalise_map(2 * values + 3, (40, 30)), found, atol=1e-8)
-    assert np.isnan(occlusion.normalise_map(np.ones((4, 4), np.float32), (8, 8))).all()
+    np.testing.assert_allclose(regions.normalise_map(2 * values + 3, (40, 30)), found, atol=1e-8)
+    assert np.isnan(regions.normalise_map(np.ones((4, 4), np.float32), (8, 8))).all()
 
 
 def bright(places: np.ndarray, noise: float = 0.0) -> np.ndarray:
@@ -153,30 +151,25 @@ def test_maps_in_the_corners_and_in_the_body(images: torch.Tensor) -> None:
     pixels = to_grey(images)
     bodies = np.stack([find_body(each).inside for each in pixels])
     there = np.broadcast_to(mask_corners((SIZE, SIZE)), bodies.shape)
-    found = occlusion.measure_energy(bright(there), images, BOOTSTRAP)
-    assert {name: region.verdict for name, region in found.items()} == {
-        "outside": occlusion.FLAGGED,
-        "border": occlusion.FLAGGED,
-        "corners": occlusion.FLAGGED,
-    }
+    found = regions.measure_energy(bright(there), images, BOOTSTRAP)
+    verdicts = {name: region.verdict for name, region in found.items()}
+    assert verdicts == dict.fromkeys(("outside", "border", "corners"), regions.FLAGGED)
     assert found["corners"].share == pytest.approx(1)
     assert found["corners"].area == pytest.approx(there[0].mean())
     assert found["outside"].share == pytest.approx((there & ~bodies).sum() / there.sum())
     inside = np.zeros_like(bodies)
     inside[:, 20:40, 16:48] = True
-    found = occlusion.measure_energy(bright(inside), images, BOOTSTRAP)
-    assert all(r.verdict == occlusion.CLEAR and r.share < 0.01 for r in found.values())
+    found = regions.measure_energy(bright(inside), images, BOOTSTRAP)
+    assert all(r.verdict == regions.CLEAR and r.share < 0.01 for r in found.values())
 
 
 def test_density_is_energy_an_area(images: torch.Tensor) -> None:
     maps = bright(np.zeros((N, SIZE, SIZE)), noise=1.0)
-    found = occlusion.measure_energy(maps, images, BOOTSTRAP)["outside"]
+    found = regions.measure_energy(maps, images, BOOTSTRAP)["outside"]
     shares, areas = np.zeros((2, N)), np.zeros((2, N))
     for row, image in enumerate(to_grey(images)):
-        lit, inside = (
-            occlusion.normalise_map(maps[row].astype(np.float32), (SIZE, SIZE)),
-            find_body(image).inside,
-        )
+        lit = regions.normalise_map(maps[row].astype(np.float32), (SIZE, SIZE))
+        inside = find_body(image).inside
         shares[:, row] = lit[~inside].sum(), lit[inside].sum()
         areas[:, row] = (~inside).mean(), inside.mean()
     there, body = shares.sum(axis=1) / areas.sum(axis=1)
@@ -189,21 +182,21 @@ def test_density_is_energy_an_area(images: torch.Tensor) -> None:
 def test_a_coarse_map_decides_nothing(images, side, decided) -> None:
     maps = np.zeros((N, side, side))
     maps[:, 0, 0] = 1
-    found = occlusion.measure_energy(maps, images, BOOTSTRAP)
+    found = regions.measure_energy(maps, images, BOOTSTRAP)
     for name, region in found.items():
         assert region.grid == (side, side)
-        assert region.density.verdict == occlusion.FLAGGED
+        assert region.density.verdict == regions.FLAGGED
         known = decided == "all" or name in decided
-        assert region.verdict == (occlusion.FLAGGED if known else occlusion.UNDECIDED)
+        assert region.verdict == (regions.FLAGGED if known else regions.UNDECIDED)
 
 
 def test_even_maps_are_left_out_and_counted(images: torch.Tensor) -> None:
     maps = bright(np.zeros((N, 16, 16)), noise=1.0)
     maps[:4] = 2
-    found = occlusion.measure_energy(maps, images, BOOTSTRAP)["border"]
+    found = regions.measure_energy(maps, images, BOOTSTRAP)["border"]
     assert found.undefined == 4
     assert 0 < found.share < 1
-    found = occlusion.measure_energy(np.ones((N, 16, 16)), images, BOOTSTRAP)["border"]
+    found = regions.measure_energy(np.ones((N, 16, 16)), images, BOOTSTRAP)["border"]
     assert found.undefined == N
     assert np.isnan([found.share, found.area, found.density.value]).all()
-    assert found.verdict == occlusion.UNDECIDED
+    assert found.verdict == regions.UNDECIDED
