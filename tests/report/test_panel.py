@@ -263,7 +263,7 @@ def test_the_random_rule_is_printed(data, net, predictions, tmp_path, monkeypatc
     assert titles[0].endswith("images: drawn at random, seed 7")
 
 
-def test_no_figure_without_a_threshold(data, net, predictions, tmp_path) -> None:
+def test_no_threshold_no_figure_no_target_an_empty_one(data, net, predictions, tmp_path) -> None:
     predictions["val"].targets[:, 0] = 0
     assert not results_panel(net, data, predictions, Panel(data.labels[0]), tmp_path / "panel.png")
     assert not (tmp_path / "panel.png").exists()
