@@ -54,7 +54,7 @@ def test_normal_negatives_leave_the_abnormal_out_by_the_class_info(rsna_folder: 
 
 
 def test_settings(rsna_folder: Folder) -> None:
-    with pytest.raises(xl.ConfigError, match="negatives must be all or normal, got 'none'"):
+    with pytest.raises(xl.ConfigError, match="negatives must be one of all, normal, got 'none'"):
         xl.Rsna(rsna_folder.root, negatives="none")
     with pytest.raises(xl.ConfigError, match="nih_test_list names NIH's images: set nih_map too"):
         xl.Rsna(rsna_folder.root, nih_test_list="list.txt")

@@ -261,7 +261,7 @@ def test_centre_gaussian() -> None:
     assert heat.shape == (4, 10)
     assert heat[1, 4] == pytest.approx(np.exp(-(0.125**2 + 0.05**2) / (2 * 0.25**2)))
     assert np.allclose(heat, heat[::-1, ::-1])
-    with pytest.raises(ConfigError, match="sigma must be a positive share of the image's side"):
+    with pytest.raises(ConfigError, match="sigma, a share of the image's side, must be a number"):
         localisation.centre_gaussian((4, 4), 40, 0)
 
 

@@ -112,7 +112,6 @@ def _choose_labels(table: Table, chosen: Sequence[str] | None, notes: list[str])
 def _make_records(
     table: Table, labels: Sequence[str], root: Path, box_path: str | Path | None, notes: list[str]
 ) -> Records:
-    """One record per row of the table."""
     images = table.text("image")
     paths = locate_files(root, images)
     _refuse_two_names(table, images, paths)

@@ -130,28 +130,22 @@ def _count_records(
 def _make_records(
     table: Table, folder: Path, targets: npt.NDArray[np.float64], notes: list[str]
 ) -> Records:
-    """The rows of the metadata."""
+    import polars as pl
+
     images, patients, studies = map(table.text, (_IMAGE, _PATIENT, _STUDY))
     files = [
         f"p{patient[:2]}/p{patient}/s{study}/{image}.jpg"
         for image, patient, study in zip(images, patients, studies, strict=True)
     ]
+    when = np.array(table.numbers("StudyDate")) * 1e6 + np.array(table.numbers("StudyTime"))
+    dates = pl.DataFrame({"when": when, "patient": table.column(_PATIENT)}, nan_to_null=True)
+    order = dates.select(pl.col("when").rank("dense").over("patient") - 1.0).to_series()
     return Records(
         **{"image_id": images, "patient_id": patients, "study_id": studies, "targets": targets},
         path=locate_files(folder / "files", files),
         view=_read_views(table, notes),
-        follow_up=_number_studies(table),
+        follow_up=order.fill_null(NAN).to_list(),  # by date, from 0
     )
-
-
-def _number_studies(table: Table) -> list[float]:
-    """Which of its patient's studies each image is of, from 0 by date; NaN if undated, (N,)."""
-    import polars as pl
-
-    when = np.array(table.numbers("StudyDate")) * 1e6 + np.array(table.numbers("StudyTime"))
-    studies = pl.DataFrame({"when": when, "patient": table.column(_PATIENT)}, nan_to_null=True)
-    order = studies.select(pl.col("when").rank("dense").over("patient") - 1.0).to_series()
-    return order.fill_null(NAN).to_list()
 
 
 def _read_views(table: Table, notes: list[str]) -> list[str]:

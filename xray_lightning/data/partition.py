@@ -132,7 +132,14 @@ def make_split(
     if faults:
         raise FaultySplitError(faults[0], split)
     if leaked:
-        _warn_of_leak(records, arrays, leaked)
+        patients = number_distinct(read_column(records, "patient_id"))[0]
+        seen = np.isin(patients[arrays["test"]], patients[arrays["train"]]).mean()
+        warnings.warn(
+            f"leaky split: {leaked:,} patients have images in several subsets, and the patient "
+            f"of {seen:.1%} of the test images is in train; use it only for comparison",
+            LeakySubsetsWarning,
+            stacklevel=4,  # of who called the splitter
+        )
     return split
 
 
@@ -200,17 +207,6 @@ def _find_repeats(records: Images, subsets: Mapping[str, Indices]) -> list[str]:
         f"{len(twice):,} images stand twice in the split, the first is "
         f"{records[twice[0]].image_id} ({' and '.join(where)}): every image belongs to one subset"
     ]
-
-
-def _warn_of_leak(records: Images, subsets: Mapping[str, Indices], shared: int) -> None:
-    patients = number_distinct(read_column(records, "patient_id"))[0]
-    leaked = np.isin(patients[subsets["test"]], patients[subsets["train"]]).mean()
-    warnings.warn(
-        f"leaky split: {shared:,} patients have images in several subsets, and the patient "
-        f"of {leaked:.1%} of the test images is in train; use it only for comparison",
-        LeakySubsetsWarning,
-        stacklevel=5,  # of who called the splitter
-    )
 
 
 def locate_lists(records: Images, lists: Lists) -> tuple[dict[str, Indices], list[str]]:

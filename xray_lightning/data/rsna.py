@@ -26,7 +26,7 @@ from xray_lightning.data.dicom.acquisition import describe_films
 from xray_lightning.data.nih import match_exposures, nih_patient, require_all, split_as_nih
 from xray_lightning.data.source import Source, find_files, find_table, index_images
 from xray_lightning.data.tables import Table, format_count, is_present, read_table
-from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.errors import ConfigError, DataNotFoundError, TableError, require_choice
 from xray_lightning.records import Box, Records
 
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
@@ -69,8 +69,7 @@ class Rsna(Source, published="rsna"):
         headers: bool = True,
         allow_missing: bool = False,
     ) -> None:
-        if negatives not in NEGATIVES:
-            raise ConfigError(f"negatives must be all or normal, got {negatives!r}")
+        require_choice("negatives", negatives, NEGATIVES)
         if nih_test_list and not nih_map:
             raise ConfigError("nih_test_list names NIH's images: set nih_map too")
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
@@ -116,24 +115,21 @@ def read_rows(table: Table, label: str) -> dict[str, tuple[Box, ...]]:
         if not image or (image in boxes and not (opacity and boxes[image])):
             reason = "repeats or contradicts an earlier row" if image else "has no patientId"
             raise TableError(f"{table.place(i)}: {image!r} {reason}. Correct or remove it")
-        own = (_make_box(label, numbers, table.place(i)),) if opacity else ()
+        x, y, width, height = numbers
+        inside = x >= 0 and y >= 0 and x + width <= BOX_FRAME[0] and y + height <= BOX_FRAME[1]
+        if opacity and not (inside and width > 0 and height > 0):  # NaN fails every comparison
+            raise TableError(
+                f"{table.place(i)}: Target 1 needs a box inside the {BOX_FRAME[0]} x "
+                f"{BOX_FRAME[1]} image, got x, y, width, height {numbers}. Correct or remove the "
+                "row"
+            )
+        own = (Box(label, *numbers),) if opacity else ()
         if not opacity and not all(map(math.isnan, numbers)):
             raise TableError(f"{table.place(i)}: {image} has Target 0 and a box. Correct the row")
         if set(own) & set(boxes.get(image, ())):
             raise TableError(f"{table.place(i)}: {image} has this box twice. Remove the row")
         boxes[image] = boxes.get(image, ()) + own
     return boxes
-
-
-def _make_box(label: str, numbers: tuple[float, ...], place: str) -> Box:
-    x, y, width, height = numbers
-    inside = x >= 0 and y >= 0 and x + width <= BOX_FRAME[0] and y + height <= BOX_FRAME[1]
-    if not (inside and width > 0 and height > 0):  # NaN fails every comparison
-        raise TableError(
-            f"{place}: Target 1 needs a box inside the {BOX_FRAME[0]} x {BOX_FRAME[1]} image, got "
-            f"x, y, width, height {numbers}. Correct or remove the row"
-        )
-    return Box(label, x, y, width, height)
 
 
 def read_classes(

@@ -275,7 +275,17 @@ def usage_notes(source: Source) -> list[str]:
 
 def readable_records(source: Source) -> list[Record]:
     """The records whose pixels can be read; an error where some may not be left out."""
-    _check_records(source)
+    ids: set[str] = set()
+    columns = (read_column(source.records, name) for name in ("image_id", "targets"))
+    for image, targets in zip(*columns, strict=True):  # a data set of the user's own may be wrong
+        if len(targets) != len(source.labels):
+            raise DataError(
+                f"{source.name}: {image} has {len(targets)} targets, the data set has "
+                f"{len(source.labels)} labels: {', '.join(source.labels)}"
+            )
+        if image in ids:
+            raise DataError(f"{source.name}: two records have the image_id {image!r}")
+        ids.add(image)
     if not source.missing:
         return list(source.records)
     if not source.allow_missing:
@@ -300,21 +310,6 @@ def used_records(source: Source) -> Source:
     used = copy(source)
     used.records = readable_records(source)
     return used
-
-
-def _check_records(source: Source) -> None:
-    """Refuse what a data set of the user's own may get wrong."""
-    ids: set[str] = set()
-    columns = (read_column(source.records, name) for name in ("image_id", "targets"))
-    for image, targets in zip(*columns, strict=True):
-        if len(targets) != len(source.labels):
-            raise DataError(
-                f"{source.name}: {image} has {len(targets)} targets, the data set has "
-                f"{len(source.labels)} labels: {', '.join(source.labels)}"
-            )
-        if image in ids:
-            raise DataError(f"{source.name}: two records have the image_id {image!r}")
-        ids.add(image)
 
 
 def require_directory(path: str | Path, wanted: str) -> Path:

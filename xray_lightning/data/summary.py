@@ -143,7 +143,6 @@ def _unread(name: str) -> Source:
 
 
 def _count(source: Source, labels: list[str]) -> Iterator[LabelUse]:
-    """The use of each label in turn."""
     targets = target_matrix(Relabelled(source, tuple(labels)).records) if source.records else None
     for column, label in enumerate(labels):
         wording = find_wording(source.name, source.labels, label)

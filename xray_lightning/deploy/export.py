@@ -25,7 +25,7 @@ from xray_lightning.data.files import READER_VERSION
 from xray_lightning.data.geometry import RULE
 from xray_lightning.data.images import read_image
 from xray_lightning.deploy.classifier import Classifier, load_classifier
-from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.errors import CheckpointError, ConfigError, require_choice
 from xray_lightning.hub import WEIGHTS, push_files, require_pushable
 from xray_lightning.metrics.calibration import TINY, Calibration
 from xray_lightning.metrics.compare import Difference, compare_aurocs
@@ -152,8 +152,7 @@ def export_checkpoint(
         CheckpointError: the network has no such graph, or the file gives other scores.
         InvalidImageError: a film is not a readable image.
     """
-    if format not in WRITERS:
-        raise ConfigError(f"format must be {', '.join(WRITERS)}, got {format!r}")
+    require_choice("format", format, WRITERS)
     out = Path(out)
     if out.suffix != f".{format}":
         raise ConfigError(f"{out}: a file of format={format} ends in .{format}")

@@ -21,7 +21,7 @@ from xray_lightning.data.files import READER_VERSION, ImageFiles, Journal, file_
 from xray_lightning.data.geometry import RULE
 from xray_lightning.deploy.classifier import Classifier, FileScores
 from xray_lightning.deploy.interpretation import Interpretation, Scores
-from xray_lightning.errors import ConfigError, OutputError, TableError
+from xray_lightning.errors import ConfigError, OutputError, TableError, require_choice
 from xray_lightning.evaluation.predictions import CALL, PROBABILITY, SCORE
 from xray_lightning.evaluation.priors import Pairs
 from xray_lightning.folders import lock_folder
@@ -246,8 +246,7 @@ def _cell(value: float, form: str) -> str:
 
 def require_form(form: str) -> None:
     """Refuse a form of the table that cannot be written, before hours of scoring."""
-    if form not in FORMATS:
-        raise ConfigError(f"format must be csv, json or parquet, got {form!r}")
+    require_choice("format", form, FORMATS)
     if form == "parquet" and find_spec("pyarrow") is None:
         remedy = 'pip install "xray_lightning[parquet]", or take format=csv or json'
         raise ConfigError(f"format=parquet needs pyarrow, which is not installed: {remedy}")

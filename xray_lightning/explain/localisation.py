@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.geometry import Rectangle
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_number
 from xray_lightning.explain.maps import EVEN, Grids, enlarge, grid_of, shrink
 from xray_lightning.metrics import localisation as scoring
 from xray_lightning.metrics.bootstrap import PatientBootstrap
@@ -80,8 +80,7 @@ def centre_gaussian(
     shape: tuple[int, int], size: int, sigma: float, grids: Grids = EVEN
 ) -> scoring.Heat:
     """A Gaussian on the middle of a square, ``sigma`` a share of its ``size``, at cells (h, w)."""
-    if not sigma > 0:
-        raise ConfigError(f"sigma must be a positive share of the image's side, got {sigma}")
+    require_number("sigma, a share of the image's side,", sigma, 0, ends="(]")
     down, across = (
         (grid.first + np.arange(cells) * grid.step + 0.5) / size - 0.5
         for cells, grid in ((cells, grid_of(cells, size, grids)) for cells in shape)

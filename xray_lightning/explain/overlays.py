@@ -73,18 +73,13 @@ def order_rows(
     rule: str, scores: Floats, targets: Floats, has_box: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
     """Rows of one finding in the order one of ``RULES`` takes them, by scores and targets (n,)."""
-    scored = ~np.isnan(scores)
-    if rule == "fixed":
-        return np.flatnonzero(targets == 1)
-    if rule == "boxes":
-        return np.flatnonzero(has_box)
+    if rule in ("fixed", "boxes"):
+        return np.flatnonzero(targets == 1 if rule == "fixed" else has_box)
+    scored = int((~np.isnan(scores)).sum())  # the others come last
+    lowest, highest = (np.argsort(keys, kind="stable")[:scored] for keys in (scores, -scores))
     if rule == "confident":
-        return choose({"": np.flatnonzero(scored)}, rule, scores=scores)[""]
-    kinds = {
-        "false negatives": np.flatnonzero((targets == 1) & scored),
-        "false positives": np.flatnonzero((targets == 0) & scored),
-    }
-    missed, false = choose(kinds, "confident", scores=scores).values()
+        return highest
+    missed, false = lowest[targets[lowest] == 1], highest[targets[highest] == 0]
     turns = np.concatenate([2 * np.arange(len(missed)), 2 * np.arange(len(false)) + 1])
     return np.concatenate([missed, false])[np.argsort(turns, kind="stable")]
 
@@ -187,14 +182,13 @@ def square_boxes(data: XrayDataModule, subset: str, row: int, label: str) -> tup
 
 def find_boxed(data: XrayDataModule, subset: str) -> list[Place]:
     """Row and finding of every image with a box, by finding; not where most readers saw none."""
-    places = []
     records = data.subset_records(subset)
-    for column, label in enumerate(data.labels):
-        for row, record in enumerate(records):
-            drawn = [box for box in record.boxes if box.label == label]
-            if any(not box.reader or record.targets[column] != 0 for box in drawn):
-                places.append((row, label))
-    return places
+    return [
+        (row, label)
+        for column, label in enumerate(data.labels)
+        for row, one in enumerate(records)
+        if any(b.label == label and (not b.reader or one.targets[column] != 0) for b in one.boxes)
+    ]
 
 
 def map_annotated(

@@ -10,18 +10,14 @@ import pytorch_lightning as pl
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.evaluation.evaluate import Doubt, find_doubts
 from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, SplitName
 from xray_lightning.evaluation.priors import calibrate
 from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
 from xray_lightning.explain import overlays as drawing
-from xray_lightning.explain.localisation import (
-    Localisation,
-    evaluate_localisation,
-    tune_reference,
-)
+from xray_lightning.explain.localisation import Localisation, evaluate_localisation, tune_reference
 from xray_lightning.explain.maps import GATES, pool_features, require_method
 from xray_lightning.explain.saliency import SaliencyTests, choose_finding, run_subset_tests
 from xray_lightning.explain.sanity import FEWEST
@@ -141,8 +137,7 @@ def require_explainable(
     doubts: int = 0,
 ) -> tuple[list[Checkpoint], list[Checkpoint]]:
     """The checkpoints of other seeds, and of permuted labels; refuses what cannot be explained."""
-    if subset not in ("val", "test"):
-        raise ConfigError(f"subset must be val or test, got {subset!r}")
+    require_choice("subset", subset, ("val", "test"))
     for method in methods:
         require_method(method)
     if GATES in methods:

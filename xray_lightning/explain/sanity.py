@@ -255,17 +255,19 @@ def compare_pairs(
     return {m: [np.stack([pair[m] for pair in of]) for of in (same, chance)] for m in MEASURES}
 
 
+@np.errstate(invalid="ignore")  # 0 / 0 of a flat map
 def rank_places(maps: Floats) -> Floats:
     """Ranks of the places (ties share theirs) less their mean, of length 1: (N, h * w)."""
     ranks = scipy.stats.rankdata(maps.reshape(len(maps), -1), axis=1)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
-    return np.asarray(ranks / _defined(np.sqrt((ranks**2).sum(axis=1, keepdims=True))))
+    return np.asarray(ranks / np.sqrt((ranks**2).sum(axis=1, keepdims=True)))
 
 
+@np.errstate(invalid="ignore")  # 0 / 0 of a flat map
 def scale(maps: Floats) -> Floats:
     """Each map from 0, its least value, to 1, its greatest."""
     low = maps.min(axis=(1, 2), keepdims=True)
-    return np.asarray((maps - low) / _defined(maps.max(axis=(1, 2), keepdims=True) - low))
+    return np.asarray((maps - low) / (maps.max(axis=(1, 2), keepdims=True) - low))
 
 
 def ssim(first: Floats, second: Floats) -> Floats:
@@ -286,10 +288,6 @@ def ssim(first: Floats, second: Floats) -> Floats:
     means = (2 * mean_1 * mean_2 + c_1) / (mean_1**2 + mean_2**2 + c_1)
     values = means * (2 * covariance + c_2) / (variances + c_2)
     return np.asarray(values.mean(dim=(1, 2, 3)).numpy())
-
-
-def _defined(length: Floats) -> Floats:
-    return np.where(length > 0, length, np.nan)
 
 
 def compare_networks(

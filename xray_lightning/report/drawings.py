@@ -3,7 +3,7 @@
 import io
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.intervals import Floats
 from xray_lightning.report.figures import COLOURS, GREY, PLAIN, draw_curves
-from xray_lightning.report.run import Run
+from xray_lightning.report.run import Run, Values
 
-Values = Mapping[str, Any]
 Row = tuple[str, float | None, Sequence[float | None]]  # name, value, ends of its interval
 NONE = (None, None)
 INK = "#1a1a1a"  # in a drawing: the colour of the page's text, whatever that is
@@ -86,14 +85,13 @@ def dots_figure(
                 axes.plot(value, place, "o", color=COLOURS[0], markersize=5)
             if low is not None and high is not None:
                 axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=1.6)
-        axes.set(yticks=range(len(rows)), yticklabels=[row[0] for row in rows])
+        axes.set(yticks=range(len(rows)), yticklabels=[row[0] for row in rows], xlabel=title)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
         axes.spines["left"].set_visible(False)
         if log:
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlabel(title)
 
     return svg(name, title, (4.6, 0.27 * len(rows) + 0.8), draw)
 

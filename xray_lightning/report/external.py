@@ -28,14 +28,6 @@ LINES = ("label", "slope", "intercept", "at its prevalence")
 
 def external_lines(result: external.ExternalValidation) -> list[Table | str]:
     """Models by test sets, then a table of scores and one of calls for each pair."""
-    lines: list[Table | str] = [_matrix(result)]
-    lines += say("external")
-    for cell in result.cells:
-        lines += [*_pair_tables(cell), *say("transfer", cell)]
-    return [*lines, *say("models", result.models)]
-
-
-def _matrix(result: external.ExternalValidation) -> Table:
     table = empty_table("mean AUROC: rows trained on, columns tested on", "", OWN, *result.sets)
     for row in result.models:
         cells = [f"{_with_interval(row.mean)}\n{format_count(len(row.aurocs), 'label')}"]
@@ -46,7 +38,10 @@ def _matrix(result: external.ExternalValidation) -> Table:
                 difference = number(cell.mean.difference.value, sign="+")
                 cells[-1] = f"{_with_interval(cell.mean.auroc)}\n{cell.mean.note} {difference}"
         table.add_row(f"{row.trained_on or 'unknown'}\n{row.name}", *cells)
-    return table
+    lines: list[Table | str] = [table, *say("external")]
+    for pair in result.cells:
+        lines += [*_pair_tables(pair), *say("transfer", pair)]
+    return [*lines, *say("models", result.models)]
 
 
 def _pair_tables(cell: external.Transfer) -> list[Table]:
@@ -66,22 +61,16 @@ def _pair_tables(cell: external.Transfer) -> list[Table]:
         cells.append(interval_text(row.difference.interval, between=" to ", sign="+"))
         scores.add_row(label, f"{row.positives:,}", *cells)
         if label != external.MEAN:
-            calls.add_row(label, *_calls(row))
+            shares = [f"{100 * row.prevalence:.1f} ({number(100 * row.internal_prevalence, 1)})"]
+            for share in ("sensitivity", "specificity"):
+                here, inside = getattr(row, share), getattr(row, f"internal_{share}")
+                value = f"{number(here.value)} ({number(inside.value)})"
+                shares.append(f"{value}\n{interval_text(here.interval)}")
+            calls.add_row(label, *shares)
             if line := row.calibration:
                 estimates = (line.slope, line.intercept, line.corrected)
                 lines.add_row(label, *(_with_interval(e, 2, " to ") for e in estimates))
     return [scores, calls, lines]
-
-
-def _calls(row: external.LabelTransfer) -> list[str]:
-    shares = [f"{100 * row.prevalence:.1f} ({number(100 * row.internal_prevalence, 1)})"]
-    for here, inside in (
-        (row.sensitivity, row.internal_sensitivity),
-        (row.specificity, row.internal_specificity),
-    ):
-        value = f"{number(here.value)} ({number(inside.value)})"
-        shares.append(f"{value}\n{interval_text(here.interval)}")
-    return shares
 
 
 def _with_interval(estimate: Estimate, digits: int = 3, between: str = "-") -> str:

@@ -184,12 +184,8 @@ def split_by_outcome(
 ) -> dict[str, maps.Rows]:
     """The images of each kind of ``PLACES``, in table order; unknown targets are of no kind."""
     called, present, absent = scores >= threshold, targets == 1, targets == 0
-    return {
-        "true positives": np.flatnonzero(called & present),
-        "true negatives": np.flatnonzero(~called & absent),
-        "false negatives": np.flatnonzero(~called & present),
-        "false positives": np.flatnonzero(called & absent),
-    }
+    kinds = called & present, ~called & absent, ~called & present, called & absent
+    return {name: np.flatnonzero(kind) for name, kind in zip(PLACES, kinds, strict=True)}
 
 
 def results_panel(

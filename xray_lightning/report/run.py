@@ -150,7 +150,6 @@ def _load_history(path: Path) -> pd.DataFrame | None:
 
 
 def _read(path: Path, load: Callable[[Path], T]) -> T:
-    """What ``load`` makes of a file."""
     try:
         return load(path)
     except (AttributeError, KeyError, TypeError) as error:

@@ -166,7 +166,6 @@ def _describe_training(run: Run) -> Values:
 
 
 def _describe_surroundings(run: Run) -> Values:
-    """Command, settings, surroundings."""
     environment: Mapping[str, Any] = run.environment
     command = [str(word) for word in environment["command"]]
     folder = shlex.quote(str(run.folder))

@@ -235,7 +235,7 @@ def draw_vessels(canvas: Canvas, chest: Chest) -> Density:
     lines = canvas.blur_lines(strokes, 0.002)
     places = (points(s * HILUM[0], HILUM[1] + 0.012 * s) for s in SIDES)
     hila = (disc(place, (0.028, 0.05), count=20) for place in places)
-    return np.float32(0.75) * lines + np.float32(0.6) * canvas.blur_filled(hila, 0.014)
+    return np.float32(0.75) * lines + np.float32(0.6) * blur(canvas.fill(hila), 0.014)
 
 
 def draw_tissue(canvas: Canvas, chest: Chest) -> Density:
@@ -251,7 +251,7 @@ def draw_tissue(canvas: Canvas, chest: Chest) -> Density:
     if chest.breast:
         places = (points(side * 0.23, chest.right.floor - 0.1) for side in SIDES)
         ovals = (disc(place, (0.135, 0.15), count=30) for place in places)
-        shadows = canvas.blur_filled(ovals, 0.02)
+        shadows = blur(canvas.fill(ovals), 0.02)
         layers.append((np.float32(chest.breast) * shadows, 0.07))
     tissue = add_layers(*layers)
     tissue += TISSUE + 0.03 * chest.habitus
@@ -276,4 +276,4 @@ def draw_stomach_gas(canvas: Canvas, chest: Chest) -> Density | None:
     if draw.random() >= 0.5:
         return None
     gas = lens(chest.left.at(0.45, 1.0) + points(0.0, 0.018), draw.uniform(0.04, 0.07), 0.05)
-    return canvas.blur_filled([gas], 0.006)
+    return blur(canvas.fill([gas]), 0.006)

@@ -92,10 +92,6 @@ class Canvas:
             cv2.polylines(image, ends, False, grey, thickness, cv2.LINE_AA, FRACTION_BITS)
         return blur(np.multiply(image, np.float32(1 / 255), dtype=np.float32), width)
 
-    def blur_filled(self, outlines: Iterable[Points], width: float) -> Density:
-        """The union of outlines with a soft border, 0 to 1, (H, W)."""
-        return blur(self.fill(outlines), width)
-
     def cloud(self, draw: np.random.Generator, cells: int) -> Density:
         """Smooth noise in [0, 1] with ``cells`` random values along each side, (H, W)."""
         coarse = draw.random((cells, cells), dtype=np.float32)

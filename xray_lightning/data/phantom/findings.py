@@ -245,5 +245,5 @@ def draw_hernia(canvas: Canvas, chest: Chest) -> Density:
     low, high = outline.min(axis=0), outline.max(axis=0)
     middle, radius = (low + high) / 2, (high[0] - low[0]) / 2
     gas = lens(np.array([middle[0], low[1] + 0.2 * radius]), 0.72 * radius, 0.6 * radius)
-    wall = np.float32(0.1) * canvas.blur_filled([outline], 0.003)
-    return wall - np.float32(0.19) * canvas.blur_filled([gas], 0.003)
+    wall = np.float32(0.1) * blur(canvas.fill([outline]), 0.003)
+    return wall - np.float32(0.19) * blur(canvas.fill([gas]), 0.003)

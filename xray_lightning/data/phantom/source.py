@@ -22,7 +22,7 @@ from xray_lightning.data.phantom.patients import (
     is_test_patient,
 )
 from xray_lightning.data.source import Identity, Pixels, Source
-from xray_lightning.errors import ConfigError, require_choice, require_integer
+from xray_lightning.errors import ConfigError, require_choice, require_integer, require_number
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
 RENDERER = 1  # raise whenever the pixels, boxes or patients of a given seed change
@@ -81,11 +81,8 @@ class Phantom(Source):
         if shortcut is not None:
             require_choice("shortcut", shortcut, SHORTCUTS)
         require_choice("shortcut_label", shortcut_label, CHEST_XRAY14)
-        if not isinstance(shortcut_strength, int | float) or not 0.5 <= shortcut_strength <= 1:
-            raise ConfigError(
-                "shortcut_strength must be 0.5 (tells nothing) to 1 (is the label), got "
-                f"{shortcut_strength!r}"
-            )
+        scale = "shortcut_strength (0.5 tells nothing, 1 is the label)"
+        require_number(scale, shortcut_strength, 0.5, 1, "[]")
         self.patients, self.seed, self.size = patients, seed, size
         self._shortcut, self._label, self._strength = shortcut, shortcut_label, shortcut_strength
         self.population = f"phantom-{seed}"
@@ -194,8 +191,8 @@ def render(visit: Visit, size: int, labels: Collection[str]) -> Pixels:
 
 def draw_density(canvas: Canvas, chest: Chest, masks: Mapping[str, Mask]) -> Density:
     """Everything the beam meets, about 0 to 1, (H, W)."""
-    heart = canvas.blur_filled([chest.heart_outline()], 0.006)
-    centre = canvas.blur_filled(anatomy.mediastinum(chest), 0.008)
+    heart = blur(canvas.fill([chest.heart_outline()]), 0.006)
+    centre = blur(canvas.fill(anatomy.mediastinum(chest)), 0.008)
     below = canvas.fill(anatomy.abdomen(chest)) * canvas.fill(anatomy.trunk(chest))
     belly = blur(below, 0.005)
     total = add_layers((belly, 0.11), (centre, 0.06), (heart, 0.1))
