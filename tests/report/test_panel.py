@@ -16,7 +16,7 @@ from toy import toy_data, toy_net
 from xray_lightning import ConfigError, Predictions, XrayDataModule, XrayNet, class_map
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
-from xray_lightning.explain.overlays import Overlay, choose
+from xray_lightning.explain.overlays import Overlay
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report import figures
@@ -37,7 +37,7 @@ def test_outcomes_and_the_most_confident() -> None:
     wanted = {"true positives": [0, 2, 7], "true negatives": [3, 5]}  # a score at the threshold too
     wanted |= {"false negatives": [1], "false positives": [4]}
     assert {kind: rows.tolist() for kind, rows in found.items()} == wanted
-    picked = choose(found, "confident", count=2, scores=SCORES)
+    picked = Panel(columns=2).choose(found, SCORES)
     wanted |= {"true positives": [0, 7], "true negatives": [5, 3]}
     assert {kind: rows.tolist() for kind, rows in picked.items()} == wanted
 
@@ -45,7 +45,8 @@ def test_outcomes_and_the_most_confident() -> None:
 def test_drawn_at_random() -> None:
     scores = np.linspace(0, 1, 200, dtype=np.float32)
     found = module.split_by_outcome(scores, np.tile([0, 1], 100).astype(np.float32), 0.5)
-    first, again, other = (choose(found, "random", count=4, seed=seed) for seed in (0, 0, 1))
+    panels = (Panel(rule="random", seed=seed) for seed in (0, 0, 1))  # four of each kind
+    first, again, other = (panel.choose(found, scores) for panel in panels)
     for kind in PLACES:
         assert first[kind].tolist() == again[kind].tolist() != other[kind].tolist()
         assert len(set(first[kind])) == 4

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +87,18 @@ def find_images(names: Sequence[str | Path]) -> ImageFiles:
     # damaged .png cannot be read. A link keeps its own name, unless its file is among the images.
     images: dict[Path, None] = {}  # ordered
     skipped: dict[Path, None] = {}
-    for place in _expand(names):
-        if not place.is_dir():
-            images[place] = None
-            continue
-        for path in walk_files(place, follow=True):
-            (images if looks_like_image(path) else skipped)[path] = None
+    for name in names:
+        exists = os.path.lexists(name)  # also a file whose name holds a bracket
+        matches = glob.glob(str(name), recursive=True)  # noqa: PTH207 - Path's takes no absolute one
+        places = [str(name)] if exists else sorted(matches)
+        if not places:
+            raise DataNotFoundError(f"{name}: no such file or folder, and no file matches it")
+        for place in map(Path, places):
+            if not place.is_dir():  # a link to a file keeps its name
+                images[place.parent.resolve() / place.name] = None
+                continue
+            for path in walk_files(place.resolve(), follow=True):
+                (images if looks_like_image(path) else skipped)[path] = None
     if not images:
         raise DataNotFoundError(
             f"no image in {', '.join(map(str, names))}: {len(skipped):,} files there are neither "
@@ -121,18 +127,6 @@ def looks_like_image(path: Path, *, dicom: bool = False) -> bool:
     bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
     bare = head[:2] in (b"\2\0", b"\x08\0") and head[3:4] == b"\0"  # DICOM without preamble
     return not dicom and (head.startswith((PNG, JPEG, *TIFF)) or bitmap or bare)
-
-
-def _expand(names: Iterable[str | Path]) -> Iterator[Path]:
-    """What names and patterns lead to, each path spelt one way; a link to a file keeps its name."""
-    for name in names:
-        exists = os.path.lexists(name)  # also a file whose name holds a bracket
-        matches = glob.glob(str(name), recursive=True)  # noqa: PTH207 - Path's takes no absolute one
-        places = [str(name)] if exists else sorted(matches)
-        if not places:
-            raise DataNotFoundError(f"{name}: no such file or folder, and no file matches it")
-        for path in map(Path, places):
-            yield path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
 def walk_files(folder: Path, *, follow: bool) -> Iterator[Path]:

@@ -95,7 +95,10 @@ class NihExperts(Source, published="nih_expert"):
         self.choices = {"truth": truth}
         paths = index_images(find_image_folders(folder), (".png", ".jpg"), lambda path: path.name)
         tables, subsets = read_tables(folder, notes)
-        experts = {image: own for table in tables for image, own in read_experts(table).items()}
+        words, experts = {"YES": 1.0, "NO": 0.0, "": NAN}, dict[str, tuple[float, ...]]()
+        for table in tables:
+            told = (table.convert(name, words.__getitem__, "YES or NO") for name in EXPERT_LABELS)
+            experts |= zip(table.text(_IMAGE), zip(*told, strict=True), strict=True)
         records = Records.join([make_records(table, (), paths, notes) for table in tables])
         images = read_column(records, "image_id")
         mined = dict(zip(images, read_column(records, "targets"), strict=True))
@@ -132,13 +135,6 @@ def read_tables(root: Path, notes: list[str]) -> tuple[list[Table], dict[str, st
             raise TableError(f"{table.path}: {shared[0]} is in the other table too")
         subsets |= dict.fromkeys(table.text(_IMAGE), subset)
     return tables, subsets
-
-
-def read_experts(table: Table) -> dict[str, tuple[float, ...]]:
-    """Google's labels of each image, (4,)."""
-    words = {"YES": 1.0, "NO": 0.0, "": NAN}
-    columns = (table.convert(name, words.__getitem__, "YES or NO") for name in EXPERT_LABELS)
-    return dict(zip(table.text(_IMAGE), zip(*columns, strict=True), strict=True))
 
 
 def read_rsna(root: str | Path, nih_map: str | Path, images: Mapping[str, str]) -> Truth:

@@ -81,12 +81,15 @@ class PadChest(Source, published="padchest"):
     ) -> None:
         require_choice("labelled_by", labelled_by, LABELLED_BY)
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
-        words = read_label_map(Path(label_map or LABEL_MAP))
-        self.labels = tuple(words)
+        self.labels = tuple(words := read_label_map(Path(label_map or LABEL_MAP)))
         chosen = {} if labelled_by == "all" else {"labelled_by": labelled_by}
         chosen |= {} if pediatric else {"pediatric": "false"}
         self.choices = chosen | name_map(words, LABEL_MAP)
-        table = _read_table(find_table(folder, [TABLE], FACTS.expected, notes))
+        path = find_table(folder, [TABLE], FACTS.expected, notes)
+        table = read_table(path, *_COLUMNS, once=_IMAGE)
+        table.refuse_blanks(_PATIENT)
+        wanted = "MONOCHROME2: whether such a file is inverted is not known"
+        table.convert(_GREY, {"MONOCHROME2": _GREY}.__getitem__, wanted)
         rows, cells = table.parse_distinct(_LABELS, parse_labels, "a list of words as ['mass']")
         told = [frozenset(map(str.strip, cell)) for cell in cells]
         reasons = np.array(list(map(_find_reason, told)), dtype=object)[rows]
@@ -114,14 +117,6 @@ class PadChest(Source, published="padchest"):
         """Of all sources, and a checksum of the stored bits."""
         bits = zlib.crc32(repr(sorted(self._bits.items())).encode())
         return {**super().identity(), "stored_bits": f"{bits:08x}"}
-
-
-def _read_table(path: Path) -> Table:
-    table = read_table(path, *_COLUMNS, once=_IMAGE)
-    table.refuse_blanks(_PATIENT)
-    wanted = "MONOCHROME2: whether such a file is inverted is not known"
-    table.convert(_GREY, {"MONOCHROME2": _GREY}.__getitem__, wanted)
-    return table
 
 
 def parse_labels(cell: str) -> tuple[str, ...]:

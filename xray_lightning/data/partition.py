@@ -157,8 +157,7 @@ def split_source(source: Source, splitter: Splitter, records: Images) -> Split:
     split = splitter(records, source.official)
     if not source.choices:
         return split
-    whole, own = _fingerprints(records, split.subsets, source.title)
-    return replace(split, fingerprint=whole, subset_fingerprints=own, definition=source.title)
+    return replace_test(replace(split, definition=source.title), records, split.subsets["test"])
 
 
 def _fingerprints(

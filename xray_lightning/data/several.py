@@ -59,9 +59,14 @@ class Several(Source):
         self._rows = {image: row for images in ids for row, image in enumerate(images)}
         self.records = Records.join([*renamed.values()])
         self.official = _unite_official(self.sources)
+        patients = {name: {*read_column(own, "patient_id")} for name, own in renamed.items()}
         self.notes = (
             *(f"{name}: {note}" for name, source in parts for note in source.notes),
-            *_describe_shared(renamed),
+            *(
+                f"{len(both):,} patients are in both {first} and {second}: no split sets them apart"
+                for first, second in combinations(patients, 2)
+                if (both := patients[first] & patients[second])
+            ),
         )
         self.choices = {f"{n} {k}": v for n, source in parts for k, v in source.choices.items()}
         self.counts = {f"{n} {k}": v for n, source in parts for k, v in source.counts.items()}
@@ -145,13 +150,3 @@ def _unite_official(sources: Mapping[str, Source]) -> dict[str, frozenset[str]] 
             key = "train_val" if whole and subset in ("train", "val") else subset
             united.setdefault(key, set()).update(f"{name}/{image}" for image in ids)
     return {subset: frozenset(ids) for subset, ids in united.items()}
-
-
-def _describe_shared(parts: Mapping[str, Sequence[Record]]) -> list[str]:
-    """A sentence for each two data sets with images of the same patients."""
-    patients = {name: {*read_column(records, "patient_id")} for name, records in parts.items()}
-    return [
-        f"{len(both):,} patients are in both {first} and {second}: no split sets them apart"
-        for first, second in combinations(patients, 2)
-        if (both := patients[first] & patients[second])
-    ]

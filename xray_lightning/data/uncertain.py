@@ -80,7 +80,11 @@ class Coding:
 
     def describe(self) -> dict[str, str]:
         """A source's ``choices``: every setting that its targets depend on."""
-        choices = {name: self._describe_words(words) for name, words in self.words.items()}
+        choices = {}
+        for name, words in self.words.items():  # the commonest, and the labels that have another
+            usual, pairs = Counter(words).most_common(1)[0][0], zip(self.labels, words, strict=True)
+            others = [f"{label} {word}" for label, word in pairs if word != usual]
+            choices[name] = usual + (f" but {' and '.join(others)}" if others else "")
         if "smooth" in self.words["uncertain"]:
             choices |= {"smooth": f"{self.smooth[0]} to {self.smooth[1]}", "seed": str(self.seed)}
         return choices
@@ -105,13 +109,6 @@ class Coding:
             else:
                 column[rows] = TARGETS[unsure]
         return targets
-
-    def _describe_words(self, words: Sequence[str]) -> str:
-        """The commonest word, and the labels that have another."""
-        usual = Counter(words).most_common(1)[0][0]
-        pairs = zip(self.labels, words, strict=True)
-        others = [f"{label} {word}" for label, word in pairs if word != usual]
-        return usual + (f" but {' and '.join(others)}" if others else "")
 
 
 def _choose_words(name: str, choice: Choice, labels: Sequence[str]) -> tuple[str, ...]:

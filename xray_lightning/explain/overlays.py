@@ -1,6 +1,6 @@
 """Heat maps of images that are chosen by a rule, never by hand: after each epoch, and in files."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,31 +42,7 @@ RULES = {  # of a finding's heat maps
     "errors": "the lowest scores with the finding and the highest without, in turn",
     "boxes": "the first images with a box of the finding",
 }
-LOWEST_FIRST = ("true negatives", "false negatives")
-
 BATCH = 16  # images a pass
-
-
-def choose(
-    kinds: Mapping[str, Rows],
-    rule: str = "fixed",
-    *,
-    count: int | None = None,
-    scores: Floats | None = None,
-    seed: int = 0,
-) -> dict[str, Rows]:
-    """At most ``count`` rows of each kind: "fixed", in table order, "confident" or "random"."""
-    # "confident": by scores (n,), highest first, of ``LOWEST_FIRST`` the lowest; ties as there
-    generator = np.random.default_rng(seed)
-    chosen = {}
-    for kind, rows in kinds.items():
-        if rule == "random":
-            rows = generator.permutation(rows)
-        elif rule == "confident" and scores is not None:
-            keys = scores[rows] if kind in LOWEST_FIRST else -scores[rows]
-            rows = rows[np.argsort(keys, kind="stable")]
-        chosen[kind] = rows[:count]
-    return chosen
 
 
 def order_rows(

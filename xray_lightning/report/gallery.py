@@ -178,6 +178,16 @@ class Panel:
             raise ConfigError(f"panel.label must be one of {', '.join(labels)}: {self.label!r}")
         return labels[0] if self.label is None and len(labels) == 1 else self.label
 
+    def choose(self, kinds: Mapping[str, maps.Rows], scores: maps.Floats) -> dict[str, maps.Rows]:
+        """The images of each kind of ``PLACES`` that are drawn, by the scores (n,) of all."""
+        generator, chosen = np.random.default_rng(self.seed), {}
+        for kind, rows in kinds.items():
+            keys = scores[rows] if kind.endswith("negatives") else -scores[rows]
+            confident = rows[np.argsort(keys, kind="stable")]  # ties in table order
+            order = confident if self.rule == "confident" else generator.permutation(rows)
+            chosen[kind] = order[: self.columns]
+        return chosen
+
 
 def split_by_outcome(
     scores: maps.Floats, targets: maps.Floats, threshold: float
@@ -208,7 +218,7 @@ def results_panel(
         return False
     scores = test.scores[:, column]
     outcomes = split_by_outcome(scores, test.targets[:, column], threshold)
-    chosen = maps.choose(outcomes, panel.rule, count=panel.columns, scores=scores, seed=panel.seed)
+    chosen = panel.choose(outcomes, scores)
     rows = [int(row) for kind in chosen.values() for row in kind]
     drawn = iter(maps.make_overlays(net, data, "test", [(row, label) for row in rows], test.scores))
     cells = {kind: [next(drawn) for _ in chosen[kind]] for kind in chosen}
