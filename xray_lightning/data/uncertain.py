@@ -104,8 +104,10 @@ class Coding:
             rows = np.flatnonzero(column == -1)
             if unsure == "smooth":
                 start = f"{self.seed}/{self.labels[index]}/"
-                draws = [_draw(start + image_ids[row]) for row in rows.tolist()]
-                column[rows] = low + (high - low) * np.array(draws)
+                texts = [start + image_ids[row] for row in rows.tolist()]
+                digests = [hashlib.blake2b(text.encode(), digest_size=2).digest() for text in texts]
+                draws = (np.frombuffer(b"".join(digests), ">u2") + 0.5) / LEVELS  # from 0 to 1
+                column[rows] = low + (high - low) * draws
             else:
                 column[rows] = TARGETS[unsure]
         return targets
@@ -124,9 +126,3 @@ def _choose_words(name: str, choice: Choice, labels: Sequence[str]) -> tuple[str
             f"'default' for the rest; got {wrong[0]!r} in {choice!r}"
         )
     return chosen
-
-
-def _draw(text: str) -> float:
-    """A number between 0 and 1, neither of them, that depends on the text alone."""
-    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest(), "big")
-    return (number + 0.5) / LEVELS

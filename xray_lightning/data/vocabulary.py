@@ -192,7 +192,15 @@ class Relabelled(Source):
         self.source, self.labels = source, labels
         wordings = {label: find_wording(source.name, source.labels, label) for label in labels}
         self.wordings = {label: wording for label, wording in wordings.items() if wording}
-        self.notes = (*source.notes, *_describe(labels, self.wordings))
+        renamed = [
+            f"{label} is {' or '.join(wording.words)}{' (derived)' if wording.derived else ''}"
+            for label, wording in self.wordings.items()
+            if wording.words != (label,)
+        ]
+        unknown = [label for label in labels if label not in self.wordings]
+        notes = [f"labels by another name: {'; '.join(renamed)}"] if renamed else []
+        notes += [f"labels it does not tell: {', '.join(unknown)}"] if unknown else []
+        self.notes = (*source.notes, *notes)
         words = {label: wording.words for label, wording in self.wordings.items()}
         self.records = rename_labels(source.records, source.labels, labels, words)
 
@@ -210,18 +218,6 @@ class Relabelled(Source):
     def identity(self) -> Identity:
         """That of the data set: the pixels are its own."""
         return self.source.identity()
-
-
-def _describe(labels: Sequence[str], wordings: Mapping[str, Wording]) -> list[str]:
-    """Sentences: labels of another name, derived ones, and those the data set does not tell."""
-    renamed = [
-        f"{label} is {' or '.join(wording.words)}{' (derived)' if wording.derived else ''}"
-        for label, wording in wordings.items()
-        if wording.words != (label,)
-    ]
-    unknown = [label for label in labels if label not in wordings]
-    notes = [f"labels by another name: {'; '.join(renamed)}"] if renamed else []
-    return [*notes, *([f"labels it does not tell: {', '.join(unknown)}"] if unknown else [])]
 
 
 def read_label_map(path: Path) -> dict[str, frozenset[str]]:

@@ -37,7 +37,9 @@ def grey_table(
 ) -> tuple[Greys, list[str]]:
     """The grey of every code, (N,) in [0, 1], and notes."""
     values = _apply_modality(stored, header, signed=layout.signed)
-    padding = _find_padding(stored, header, signed=layout.signed)
+    pads = header.integers("PixelPaddingValue", signed=layout.signed)[:1]  # a value, or a range
+    pads += header.integers("PixelPaddingRangeLimit", signed=layout.signed)[:1] if pads else []
+    padding = (stored >= min(pads, default=1)) & (stored <= max(pads, default=0))  # (N,)
     notes = ["pixel padding is black"] if padding.any() else []
     grey = _apply_voi(values, header, window, notes)
     if grey is None:
@@ -172,15 +174,6 @@ def weighted_percentiles(
         raise refusal("all its pixels are padding", CORRECT)
     at = np.searchsorted(total, [total[-1] * percent / 100 for percent in percents])
     return [float(value) for value in values[order[at]]]
-
-
-def _find_padding(stored: StoredValues, header: Header, *, signed: bool) -> npt.NDArray[np.bool_]:
-    """Which codes are padding, (N,): a value, or the range between two, both ends included."""
-    ends = header.integers("PixelPaddingValue", signed=signed)[:1]
-    if not ends:
-        return np.zeros(len(stored), bool)
-    ends += header.integers("PixelPaddingRangeLimit", signed=signed)[:1]
-    return (stored >= min(ends)) & (stored <= max(ends))
 
 
 def luma(
