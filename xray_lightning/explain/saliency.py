@@ -1,6 +1,7 @@
 """All tests of one map method on one network, and networks whose layers become random again."""
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
@@ -192,7 +193,7 @@ def map_randomised(
     generator: np.random.Generator,
 ) -> list[sanity.Prepared]:
     """Maps after each step, at which these stages become random beside those before."""
-    random, device = sanity.copy_network(net), next(net.parameters()).device
+    random, device = deepcopy(net).eval(), next(net.parameters()).device
     done: list[str] = []
     maps = []
     for step in steps:
@@ -261,7 +262,7 @@ def run_saliency_tests(
     total = passes * len(images)
     sample = sanity.Sample.of(patients, draws, seed)
     study = sanity.Study(images, sample, explain, batch, grids, progress, total)
-    tested = sanity.copy_network(net)
+    tested = deepcopy(net).eval()  # whatever a method does to it, the network is left alone
     maps = study.maps(tested)
     tests = {
         "randomisation": randomise(net, study, sanity.prepare(maps), networks),
@@ -290,11 +291,11 @@ def _compare_networks(
         "seeds": sanity.Similarity(reason="no network of another seed was given"),
     }
     if permuted is not None:
-        shuffled = sanity.prepare(study.maps(sanity.copy_network(permuted)))
+        shuffled = sanity.prepare(study.maps(deepcopy(permuted).eval()))
         measures = sanity.compare_networks(sanity.prepare(maps), [shuffled], study.sample)
         tests["permutation"] = sanity.MeasuredTest.of(measures)
     if others:
-        theirs = [study.maps(sanity.copy_network(other)) for other in others]
+        theirs = [study.maps(deepcopy(other).eval()) for other in others]
         tests["seeds"] = sanity.compare_seeds(np.stack([maps, *theirs]), study.sample)
     return tests
 

@@ -18,7 +18,6 @@ A measure is undefined, NaN, of a map that is the same everywhere or has a NaN, 
 below 3 x 3.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -222,11 +221,6 @@ class Study:
         self.scores_made += len(images)
         self.advance(len(images))
         return np.asarray(logits[:, label].double().sigmoid().numpy())
-
-
-def copy_network(net: nn.Module) -> nn.Module:
-    """A copy in evaluation mode: whatever a method does to it, the network is left alone."""
-    return copy.deepcopy(net).eval()
 
 
 def prepare(maps: Floats) -> Prepared:

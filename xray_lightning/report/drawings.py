@@ -209,8 +209,7 @@ def thin_curve(across: Floats, up: Floats, cells: int = 300) -> tuple[Floats, Fl
 def _make_square(axes: Axes, across: str, up: str, limit: float = 1.0) -> None:
     axes.set(xlabel=across, ylabel=up, xlim=(0, limit), ylim=(0, 1.02 * limit), box_aspect=1)
     if limit == 1:
-        axes.set_xticks([0, 0.5, 1])
-        axes.set_yticks([0, 0.5, 1])
+        axes.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     else:
         axes.locator_params(nbins=3)
     for axis in (axes.xaxis, axes.yaxis):
