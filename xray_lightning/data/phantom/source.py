@@ -22,7 +22,7 @@ from xray_lightning.data.phantom.patients import (
     is_test_patient,
 )
 from xray_lightning.data.source import Identity, Pixels, Source
-from xray_lightning.errors import ConfigError, require_choice, require_integer, require_number
+from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
 RENDERER = 1  # raise whenever the pixels, boxes or patients of a given seed change
@@ -81,8 +81,11 @@ class Phantom(Source):
         if shortcut is not None:
             require_choice("shortcut", shortcut, SHORTCUTS)
         require_choice("shortcut_label", shortcut_label, CHEST_XRAY14)
-        scale = "shortcut_strength (0.5 tells nothing, 1 is the label)"
-        require_number(scale, shortcut_strength, 0.5, 1, "[]")
+        if not isinstance(shortcut_strength, int | float) or not 0.5 <= shortcut_strength <= 1:
+            raise ConfigError(
+                "shortcut_strength must be 0.5 (tells nothing) to 1 (is the label), got "
+                f"{shortcut_strength!r}"
+            )
         self.patients, self.seed, self.size = patients, seed, size
         self._shortcut, self._label, self._strength = shortcut, shortcut_label, shortcut_strength
         self.population = f"phantom-{seed}"
