@@ -17,9 +17,9 @@ from xray_lightning.data.decoding import available_cores, decode_ahead
 from xray_lightning.data.dicom.header import read_study
 from xray_lightning.data.files import is_dicom, read_file
 from xray_lightning.data.geometry import fit_square
-from xray_lightning.data.images import Pixels, collect_notes, decode_image
+from xray_lightning.data.images import collect_notes, decode_image
 from xray_lightning.deploy.gate import GateOpinion, check_file, check_film
-from xray_lightning.deploy.inputs import Image, Range, list_images, read_input
+from xray_lightning.deploy.inputs import Image, Pixels, Range, list_images, read_input
 from xray_lightning.deploy.interpretation import Floats, Interpretation, Scores, interpret
 from xray_lightning.errors import CheckpointError, ConfigError, DataError, require_integer
 from xray_lightning.evaluation.predictions import require_scores

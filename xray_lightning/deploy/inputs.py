@@ -14,9 +14,10 @@ from torch import Tensor, bfloat16
 
 from xray_lightning.data.dicom import to_uint8
 from xray_lightning.data.files import is_dicom, read_file
-from xray_lightning.data.images import Pixels, decode_image, to_grey8
+from xray_lightning.data.images import decode_image, to_grey8
 from xray_lightning.errors import InvalidImageError
 
+Pixels = npt.NDArray[np.uint8]
 Image = str | Path | npt.NDArray[Any] | Tensor | Pil.Image | Dataset
 Range = tuple[float, float]  # the values that mean black and white
 

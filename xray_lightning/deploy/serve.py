@@ -22,9 +22,10 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom.header import read_header, read_layout
 from xray_lightning.data.files import JPEG, PNG, TIFF, is_dicom
 from xray_lightning.data.geometry import fit_square
-from xray_lightning.data.images import Pixels, collect_notes, decode_image
+from xray_lightning.data.images import collect_notes, decode_image
 from xray_lightning.deploy.classifier import Classifier, Findings
 from xray_lightning.deploy.gate import check_file
+from xray_lightning.deploy.inputs import Pixels
 from xray_lightning.deploy.predict import identify
 from xray_lightning.errors import ConfigError, InvalidImageError, require_integer
 from xray_lightning.evaluation.predictions import require_scores
