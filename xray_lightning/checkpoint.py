@@ -318,15 +318,8 @@ def write_checkpoint(checkpoint: Mapping[str, Any], target: Path) -> None:
         if not isinstance(reason, OSError):
             raise
         free = shutil.disk_usage(target.parent).free
+        size = sum(e.nbytes for _, e in entries_of(checkpoint) if isinstance(e, Tensor))
         raise OutputError(
             f"{target} cannot be written ({reason.strerror}): it needs about "
-            f"{_size(checkpoint) / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free there"
+            f"{size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free there"
         ) from error
-
-
-def _size(entry: Any) -> int:
-    """Bytes of the tensors in nested mappings and lists."""
-    if isinstance(entry, Tensor):
-        return entry.nbytes
-    entries = entry.values() if isinstance(entry, Mapping) else entry
-    return sum(map(_size, entries)) if isinstance(entry, Mapping | list | tuple) else 0

@@ -28,19 +28,13 @@ class Result:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The result that :meth:`to_json` gave these values; further keys are left out."""
-        kinds = get_type_hints(cls)
-        own = {field.name: field.metadata.get("was", field.name) for field in fields(cls)}
-        names = {name: name if name in values else old for name, old in own.items()}
-        required = {
-            field.name
-            for field in fields(cls)
-            if field.default is MISSING and field.default_factory is MISSING
-        }
-        return cls(**{
-            name: _typed(kinds[name], values[key])
-            for name, key in names.items()
-            if key in values or name in required
-        })  # fmt: skip
+        kinds, own = get_type_hints(cls), {}
+        for field in fields(cls):
+            name, old = field.name, field.metadata.get("was", field.name)
+            key = name if name in values else old
+            if key in values or field.default is field.default_factory is MISSING:  # a KeyError
+                own[name] = _typed(kinds[name], values[key])
+        return cls(**own)
 
 
 def _typed(kind: Any, value: Any) -> Any:

@@ -90,10 +90,8 @@ def alive(process: int) -> bool:
     """Whether a process of this machine runs."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # somebody else's
     return True
 
 

@@ -18,7 +18,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Indices, Split, fingerprint, replace_test
 from xray_lightning.data.source import Source, patient_keys
 from xray_lightning.data.vocabulary import find_wording, list_findings
-from xray_lightning.errors import ConfigError, DataError, SplitError, XrayError
+from xray_lightning.errors import ConfigError, DataError, SplitError, XrayError, require_choice
 from xray_lightning.evaluation.predict import predict_subset
 from xray_lightning.evaluation.predictions import (
     Predictions,
@@ -112,8 +112,8 @@ def separate_patients(
     """The test set without the patients the checkpoint learned from."""
     # "exclude" leaves their images out, "report" puts them into "test_seen". Where ids cannot be
     # compared, a choice compares pixels with the checkpoint's own data; without a choice: None.
-    if choice not in (None, *CHOICES):
-        raise ConfigError(f"overlap must be one of {', '.join(CHOICES)}, got {choice!r}")
+    if choice is not None:
+        require_choice("overlap", choice, CHOICES)
     records = data.subset_records("test")
     seen = seen_before(description, data.source.population, records)
     if seen is None and choice:
@@ -189,8 +189,7 @@ def choose_test_images(
 
 def take_images(data: XrayDataModule, images: str) -> None:
     """With "all" every image becomes a test image: the split does not matter to another's model."""
-    if images not in ("test", "all"):
-        raise ConfigError(f"images must be test or all, got {images!r}")
+    require_choice("images", images, ("test", "all"))
     if images == "all":
         rows = np.arange(len(data.records))
         data.split = replace(replace_test(data.split, data.records, rows), name="all images")
@@ -334,7 +333,5 @@ def _read_kept(path: Path, about: dict[str, object]) -> Predictions | None:
     beside = path.with_suffix(".json")
     if not (path.is_file() and beside.is_file()):
         return None
-    told = read_json(beside)
-    digest = told.pop("predictions_sha256", "")
-    same = told == about and digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    return read_predictions(path) if same else None
+    now = {**about, "predictions_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return read_predictions(path) if read_json(beside) == now else None

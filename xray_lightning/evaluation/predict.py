@@ -13,7 +13,7 @@ from torch import Tensor
 from xray_lightning.checkpoint import load_checkpoint, store_operating_points
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.samplers import Shard
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import require_choice
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
 from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName, require_scores
 from xray_lightning.hub import name_place
@@ -41,8 +41,7 @@ def predict_subset(
         CheckpointError: a score is NaN.
         ValueError: the network does not know one of the data's labels.
     """
-    if subset not in ("val", "test"):
-        raise ConfigError(f"subset must be val or test, got {subset!r}")
+    require_choice("subset", subset, ("val", "test"))
     loader = data.evaluation_loader(subset, trainer.global_rank, trainer.world_size)
     positions = list(cast(Shard, loader.sampler))
     batches = cast(list[Tensor], trainer.predict(task, dataloaders=loader))

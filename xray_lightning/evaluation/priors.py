@@ -54,11 +54,9 @@ def resolve_prior(
     known = points.labels if points else {}
     able = [label for label in labels if label in known and known[label].calibration]
     wanted = prior if isinstance(prior, dict) else dict.fromkeys(able, prior)
-    for label in wanted:
-        if label not in labels:
-            raise ConfigError(
-                f"prior={prior}: {label!r} is not a label here; there are {', '.join(labels)}"
-            )
+    if strange := [label for label in wanted if label not in labels]:
+        known_here = f"{strange[0]!r} is not a label here; there are {', '.join(labels)}"
+        raise ConfigError(f"prior={prior}: {known_here}")
     if absent := [label for label in wanted if label not in able] or ([] if able else ["all"]):
         notes = {known[label].note for label in absent if label in known} - {""}
         why = f" ({'; '.join(sorted(notes))})" if notes else ""

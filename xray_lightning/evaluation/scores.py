@@ -94,19 +94,18 @@ class ScoreTable:
         """A subset's records that have scores, these, and a sentence about those without any."""
         split, place, records = self.split, subset or "label table", self.source.records
         records = take_records(records, split.subsets[subset]) if split else records
-        scored: list[Record] = []
-        missing: list[Record] = []
-        for record in records:
-            (scored if record.image_id in self._scores else missing).append(record)
+        scored = [record for record in records if record.image_id in self._scores]
+        lacking = len(records) - len(scored)
         if not scored:
             raise MissingImagesError(f"no image of the {place} has a score")
-        few = f"{len(missing):,} of the {len(records):,} images in"
-        if missing and split and not self.allow_missing:
+        few = f"{lacking:,} of the {len(records):,} images in"
+        if lacking and split and not self.allow_missing:
+            first = next(r.image_id for r in records if r.image_id not in self._scores)
             raise MissingImagesError(
-                f"{few} {place} have no score, the first is {missing[0].image_id}. Score them, or "
+                f"{few} {place} have no score, the first is {first}. Score them, or "
                 "set allow_missing=true to go without them"
             )
-        notes = [f"{few} the {place} have no score"] if missing else []
+        notes = [f"{few} the {place} have no score"] if lacking else []
         if extra := len(self._scores) - len(scored):
             notes.append(f"{extra:,} scored images are not in {place} and were left out")
         columns = np.stack([self._scores[record.image_id] for record in scored])

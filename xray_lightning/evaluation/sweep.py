@@ -266,10 +266,7 @@ class CrossValidation(Result):
         """Plain values of pooled.json: the metrics are not nested."""
         values = super().to_json()
         metrics = values.pop("metrics")
-        if metrics is None:
-            return {key: values[key] for key in list(values)[:7]}
-        values |= metrics
-        return values
+        return values | metrics if metrics else {key: values[key] for key in list(values)[:7]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

@@ -17,6 +17,7 @@ from xray_lightning.metrics.intervals import (
     Interval,
     Mask,
     Spread,
+    drop_undefined,
     effective_patients,
     mean_of_defined,
 )
@@ -88,9 +89,8 @@ def compare_aurocs(
     choices = [draw_shares(len(runs), draws, generator).T for runs in (first, second)]
     rows = []
     for sides, change in zip(drawn, [*left_out, mean_of_defined(np.stack(left_out))], strict=True):
-        one, two = (
-            (side[0] * share).sum(axis=0) for side, share in zip(sides, choices, strict=True)
-        )
+        pairs = zip(sides, choices, strict=True)
+        one, two = ((side[0] * share).sum(axis=0) for side, share in pairs)
         rows.append(_difference(one, two, change, effective_patients(sides[0][2])))
     *rows, mean = rows
     for index, corrected in enumerate(holm([row.p_value for row in rows]).tolist()):
@@ -161,16 +161,9 @@ def _difference(first: Floats, second: Floats, left_out: Floats, effective: floa
     p_value = spread.p_value(value)
     reach = float(scipy.stats.t.ppf([LEVEL, POWER], spread.freedom).sum())
     return Difference(
-        float(first[0]),
-        float(second[0]),
-        value,
-        None if np.isnan(spread.deviation) else spread.around(value),
-        p_value,
-        p_value,
-        NAN,
-        reach * spread.deviation,
-        spread.deviation,
-        spread.freedom,
+        *(float(first[0]), float(second[0]), value, drop_undefined(spread.around(value))),
+        *(p_value, p_value, NAN),  # uncorrected, without DeLong's
+        *(reach * spread.deviation, spread.deviation, spread.freedom),
     )
 
 
@@ -205,11 +198,9 @@ def holm(p_values: npt.ArrayLike) -> Floats:
     """P values corrected for several comparisons (Holm 1979); an undefined one stays undefined."""
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values)  # NaN last
-    count = int((~np.isnan(values)).sum())
-    factors = np.maximum(count - np.arange(len(values)), 1)
-    corrected = np.empty(len(values))
-    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1)
-    return np.where(np.isnan(values), np.nan, corrected)
+    factors = np.maximum((~np.isnan(values)).sum() - np.arange(len(values)), 1)
+    corrected = np.minimum(np.maximum.accumulate(values[order] * factors), 1)
+    return np.asarray(corrected[np.argsort(order)])
 
 
 def benjamini_hochberg(p_values: npt.ArrayLike) -> Floats:

@@ -169,10 +169,8 @@ def estimate_metrics(
     pairs = zip(labels, targets.T, drawn, strict=True)
     metrics = {label: _count(by_patient, column, pair) for label, column, pair in pairs}
     mean, by_label = _estimates(drawn), dict(zip(labels, drawn, strict=True))
-    defined = {
-        metric: sum(bool(np.isfinite(label.values[metric][0])) for label, _ in drawn)
-        for metric in mean
-    }
+    values = [label.values for label, _ in drawn]
+    defined = {k: sum(bool(np.isfinite(own[k][0])) for own in values) for k in mean}
     some = {
         name: LabelGroup([*own], _estimates([by_label[label] for label in own])[PRECISION])
         for name, own in (groups or {}).items()
@@ -189,12 +187,8 @@ def _count(bootstrap: PatientBootstrap, targets: Array, drawn: tuple[_Drawn, ...
 def _estimates(labels: Sequence[tuple[_Drawn, ...]]) -> dict[str, Estimate]:
     """Of the mean over labels, each drawn by patient and by image."""
     by_patient, by_image = map(_mean, zip(*labels, strict=True))
-    return {
-        metric: replace(
-            by_patient.estimate(metric), image_interval=by_image.estimate(metric).interval
-        )
-        for metric in by_patient.values
-    }
+    ends = {metric: by_image.estimate(metric).interval for metric in by_patient.values}
+    return {k: replace(by_patient.estimate(k), image_interval=ends[k]) for k in ends}
 
 
 def _draw(

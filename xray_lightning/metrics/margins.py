@@ -67,12 +67,10 @@ def compare_with_margin(
     figures = [(row.difference, row.deviation, row.freedom, _widen(row, margin)) for row in rows]
     value, deviation, freedom, wider = np.array(figures).T
     null = deviation * wider
-    above, below = (
-        scipy.stats.t.sf((value + margin) / null, freedom),
-        scipy.stats.t.sf((margin - value) / deviation, freedom),
-    )
-    better, worse = (2 * scipy.stats.t.sf(z / deviation, freedom) for z in (value, -margin - value))
-    p_values = np.minimum([better, np.maximum(above, below), above, worse], 1)  # (4, L + 1)
+    apart = np.array([value, margin - value, -margin - value]) / deviation
+    better, below, worse = scipy.stats.t.sf(apart, freedom)
+    above = scipy.stats.t.sf((value + margin) / null, freedom)
+    p_values = np.minimum([2 * better, np.maximum(above, below), above, 2 * worse], 1)  # (4, L + 1)
     p_values[:, :-1] = [holm(claim) for claim in p_values[:, :-1]]
     reach = scipy.stats.t.ppf(1 - ERROR, freedom)
     bounds = np.stack([value - reach * null, value + reach * deviation], axis=1)
@@ -82,10 +80,8 @@ def compare_with_margin(
     lower, worst = (scipy.stats.t.ppf(1 - e, freedom) + power for e in (first, first / 2))
     spread = np.where(value > -margin, lower * null, worst * deviation)
     count = NAN if patients is None else patients
-    needed = (
-        count * divided(spread, np.abs(value + margin)) ** 2,
-        count * (lower * null / margin) ** 2,
-    )
+    parts = divided(spread, np.abs(value + margin)), lower * null / margin
+    needed = count * np.array(parts) ** 2
     tests = [*map(_test, bounds, p_values.T, *needed)]
     return MarginTests(margin, dict(zip(differences.labels, tests, strict=False)), tests[-1])
 

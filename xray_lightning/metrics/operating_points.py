@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from xray_lightning.errors import CheckpointError, ConfigError, require_choice
+from xray_lightning.errors import CheckpointError, require_choice, require_number
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import (
     Calibration,
@@ -16,7 +15,6 @@ from xray_lightning.metrics.calibration import (
     require_method,
 )
 from xray_lightning.metrics.intervals import NAN, Array, Estimate, Interval, drop_undefined
-from xray_lightning.metrics.ranks import Codes
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
@@ -28,26 +26,10 @@ SEPARATED = (
 )
 
 
-def _gains(
-    true: Codes, false: Codes, sizes: tuple[int, int], rule: str, value: float
-) -> npt.NDArray[Any]:
-    """What a rule prefers at each threshold: the largest; -inf where it will not do, (K,)."""
-    positives, negatives = sizes
-    if rule == "youden":  # Youden 1950: sensitivity + specificity - 1, in whole numbers, so that
-        return true * negatives - false * positives  # equal points are equal
-    if rule == "f1":
-        return 2 * true / (true + false + positives)
-    wanted, other = true / positives, (negatives - false) / negatives
-    if rule == "specificity":
-        wanted, other = other, wanted
-    return np.where(wanted >= value, other, -np.inf)
-
-
 def require_rule(rule: str, value: float) -> None:
     """Refuse what cannot work, before hours of training."""
     require_choice("rule", rule, RULES)
-    if not (isinstance(value, int | float) and 0 < value <= 1):
-        raise ConfigError(f"value must lie in (0, 1], got {value}")
+    require_number("value", value, 0, 1, "(]")
 
 
 def choose_threshold(
@@ -69,7 +51,15 @@ def choose_threshold(
     thresholds = np.unique(kept)[::-1]  # falling
     sides = [np.sort(kept[mask]) for mask in (positive, ~positive)]
     true, false = (len(side) - np.searchsorted(side, thresholds) for side in sides)
-    gains = _gains(true, false, (len(sides[0]), len(sides[1])), rule, value)
+    sick, well = map(len, sides)
+    found, spared = true / sick, (well - false) / well
+    gains = {
+        # Youden 1950, in whole numbers, so that equal points are equal
+        "youden": true * well - false * sick,
+        "f1": 2 * true / (true + false + sick),
+        "sensitivity": np.where(found >= value, spared, -np.inf),
+        "specificity": np.where(spared >= value, found, -np.inf),
+    }[rule]
     best = int(np.nanargmax(gains))
     return float(thresholds[best]) if np.isfinite(gains[best]) else NAN
 

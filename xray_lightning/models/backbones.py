@@ -151,12 +151,9 @@ def read_state(path: Path) -> State:
             require_whole(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # settings, as MAE's
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGE as error:
-        raise WeightsError(f"model.weights: {path} is damaged ({_first_line(error)})") from error
     except Exception as error:  # unpickling a foreign file can raise anything
-        raise WeightsError(
-            f"model.weights: {path} is no plain checkpoint ({_first_line(error)})"
-        ) from error
+        what = "damaged" if isinstance(error, DAMAGE) else "no plain checkpoint"
+        raise WeightsError(f"model.weights: {path} is {what} ({_first_line(error)})") from error
     state = loaded if isinstance(loaded, dict) else {}
     for place in PLACES:
         state = state[place] if isinstance(state.get(place), dict) else state

@@ -272,7 +272,7 @@ class QueryDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, L) of a feature map (B, C, H, W)."""
-        asked, places = self._embed_queries(features), self._places(features)
+        asked, places = self._embed(features)
         answer, _ = self.attention(asked, places, places, need_weights=False)
         asked = self.norms[1](asked + self.dropout(answer))
         hidden = self.dropout(torch.relu(self.expand(asked)))
@@ -282,18 +282,16 @@ class QueryDecoder(nn.Module):
 
     def maps(self, features: Tensor) -> Tensor:
         """Attention weights (B, L, H, W); those of a label sum to 1."""
-        asked, places = self._embed_queries(features), self._places(features)
+        asked, places = self._embed(features)
         weights: Tensor = self.attention(asked, places, places)[1]  # (B, L, H * W)
         return weights.reshape(*weights.shape[:2], *features.shape[2:])
 
-    def _places(self, features: Tensor) -> Tensor:
-        return torch.relu(self.embedding(features.flatten(2).transpose(1, 2)))  # (B, H * W, D)
-
-    def _embed_queries(self, features: Tensor) -> Tensor:
+    def _embed(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, L, D) and places (B, H * W, D)."""
         # not len(features), which torch.export takes for a constant
         queries = self.queries.expand(features.shape[0], -1, -1)
-        asked: Tensor = self.norms[0](queries + self.dropout(queries))  # (B, L, D)
-        return asked
+        asked = self.norms[0](queries + self.dropout(queries))
+        return asked, torch.relu(self.embedding(features.flatten(2).transpose(1, 2)))
 
 
 # Takes (channels, labels, dropout=..., **options); gives a module with forward(features), logits
