@@ -26,12 +26,10 @@ TARGETS = {f"xray_lightning.{old}": f"xray_lightning.{new}" for old, new in _TAR
 def upgrade_settings(settings: Any) -> Any:
     """Plain settings with every ``_target_`` of format 1 under its public name of today."""
     if isinstance(settings, Mapping):
-        return {
-            key: TARGETS.get(entry, entry)
-            if key == "_target_" and isinstance(entry, str)
-            else upgrade_settings(entry)
-            for key, entry in settings.items()
-        }
+        plain = {key: upgrade_settings(entry) for key, entry in settings.items()}
+        if isinstance(target := plain.get("_target_"), str):
+            plain["_target_"] = TARGETS.get(target, target)
+        return plain
     if isinstance(settings, list | tuple):
         return type(settings)(upgrade_settings(entry) for entry in settings)
     return settings

@@ -159,8 +159,7 @@ def rename_labels(
 
 def is_known(targets: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     """Where a target is 1 or 0; a share between the two tells a metric as little as NaN."""
-    known: npt.NDArray[np.bool_] = (targets == 0) | (targets == 1)
-    return known
+    return np.asarray((targets == 0) | (targets == 1))
 
 
 def prevalence(targets: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

@@ -88,7 +88,7 @@ def test_mean_over_image_and_mirror_image(data, task, trainer) -> None:
 
 @pytest.mark.parametrize("subset", ["train", "all"])
 def test_other_parts(subset: str, data, task, trainer) -> None:
-    with pytest.raises(ConfigError, match=f"subset must be val or test, got '{subset}'"):
+    with pytest.raises(ConfigError, match=f"subset must be one of val, test, got '{subset}'"):
         predict_subset(trainer, task, data, subset)
 
 

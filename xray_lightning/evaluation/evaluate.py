@@ -65,11 +65,12 @@ from xray_lightning.metrics.subgroups import (
     measure_groups,
     measure_subgroups,
 )
-from xray_lightning.records import Record, is_known, patients_known
+from xray_lightning.records import Record, is_known, patients_known, prevalence
 from xray_lightning.results import Json, Result
 
 USE = ("reliability", "net_benefit", "at_prevalence", "selective")  # of each label
-# share of positives in training above which a label is of the group
+# share of positives in training above which a label is of the group, as CXR-LT's are grouped [read
+# in code of others, not in a paper]
 FREQUENCY = {"head (above 10 %)": 0.1, "medium (1 to 10 %)": 0.01, "tail (below 1 %)": -1.0}
 GAP_DRAWS = 500  # of gaps between groups, at most
 Probe = Mapping[str, Estimate]  # AUROC at which features tell each hospital
@@ -271,19 +272,16 @@ def measure_use(
     for label, scores, targets in zip(labels, *(array.T for array in both), strict=True):
         calibration = calibrations.get(label)
         kinds = {"raw": scores} | ({"calibrated": calibration(scores)} if calibration else {})
-        parts["reliability"][label] = {
-            kind: measure_reliability(told, targets, codes) for kind, told in kinds.items()
-        }
-        last = [*kinds.values()][-1]
-        parts["net_benefit"][label] = measure_net_benefit(bootstrap, last, targets, thresholds)
+        holds = {k: measure_reliability(told, targets, codes) for k, told in kinds.items()}
+        told = kinds.get("calibrated", scores)
+        parts["reliability"][label] = holds
+        parts["net_benefit"][label] = measure_net_benefit(bootstrap, told, targets, thresholds)
         if points and (point := chosen.get(label)) is not None:
             called, wanted = scores >= point, sorted({*SENSITIVITIES, points.value})
-            parts["at_prevalence"][label] = measure_at_prevalence(
-                bootstrap, called, targets, prevalences
-            )
-            parts["selective"][label] = measure_selection(
-                bootstrap, np.abs(scores - point), called, targets, wanted
-            )
+            curve = measure_at_prevalence(bootstrap, called, targets, prevalences)
+            sure = np.abs(scores - point)
+            parts["at_prevalence"][label] = curve
+            parts["selective"][label] = measure_selection(bootstrap, sure, called, targets, wanted)
     return parts
 
 
@@ -309,19 +307,13 @@ def estimate_predictions(
     """:func:`estimate_metrics` of a table, on all cores; ``learned``: targets of training."""
     labels = predictions.labels
     columns = labels, predictions.scores, predictions.targets, predictions.patient_ids
-    groups = None if learned is None else group_by_frequency(labels, learned)
-    return estimate_metrics(*columns, groups=groups, threads=available_cores(), **how)
-
-
-def group_by_frequency(labels: Sequence[str], targets: Array) -> dict[str, list[str]]:
-    """Head, medium and tail labels by their share of positives of training (N, L), NaN unknown."""
-    # As CXR-LT's labels are grouped [read in code of others, not in a paper].
-    shares = divided((targets == 1).sum(axis=0), is_known(targets).sum(axis=0))
     groups: dict[str, list[str]] = {name: [] for name in FREQUENCY}
+    shares = np.full(len(labels), np.nan) if learned is None else prevalence(learned)
     for label, share in zip(labels, shares, strict=True):
         for name in [name for name, least in FREQUENCY.items() if share > least][:1]:
             groups[name].append(label)
-    return {name: own for name, own in groups.items() if own}
+    groups = {name: own for name, own in groups.items() if own}
+    return estimate_metrics(*columns, groups=groups, threads=available_cores(), **how)
 
 
 def fit_operating_points(

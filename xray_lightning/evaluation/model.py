@@ -26,7 +26,7 @@ from xray_lightning.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from xray_lightning.metrics.operating_points import OperatingPoint, OperatingPoints
+from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, read_column
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import read_json, write_json
@@ -224,11 +224,8 @@ class Model:
         self.labels = name_findings(self.trained_on, own)  # L names of the vocabulary
         plain = checkpoint.description.operating_points
         points = OperatingPoints.from_json(plain).labels if plain else {}
-        self.points: dict[str, OperatingPoint] = {
-            name: points[label]
-            for name, label in zip(self.labels, own, strict=True)
-            if label in points
-        }
+        pairs = zip(self.labels, own, strict=True)
+        self.points = {name: points[label] for name, label in pairs if label in points}
 
     @cached_property
     def own(self) -> XrayDataModule | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -113,17 +113,13 @@ def evaluate_run(
     run: Path,  # gets operating_points.json and evaluation.json
     *,
     tta: str = "none",
-    rule: str = "youden",
-    value: float = 0.9,
-    calibration: str | None = "platt",
     draws: int = 2000,
     hospital_probe: Mapping[str, Estimate] | None = None,
+    **how: Any,  # of ``fit_operating_points``
 ) -> Evaluation:
     """Fit operating points on validation, keep them in the best checkpoint, apply them to test."""
-    points = fit_operating_points(
-        *(predictions["val"], data.subset_records("val")),
-        rule=rule, value=value, calibration=calibration, draws=draws,
-    )  # fmt: skip
+    validation = predictions["val"], data.subset_records("val")
+    points = fit_operating_points(*validation, draws=draws, **how)
     best = run / "checkpoints" / "best.ckpt"
     store_operating_points(best, points.to_json())
     weights = load_checkpoint(best).weights_sha256

@@ -47,11 +47,7 @@ class Origin(Result):
 
 @dataclass(frozen=True)
 class Predictions:
-    """Scores of one model on one part of a data set.
-
-    Raises:
-        ValueError: the shapes do not belong together.
-    """
+    """Scores of one model on one part of a data set; ValueError: shapes that do not fit."""
 
     labels: tuple[str, ...]  # the L labels
     image_ids: tuple[str, ...]  # N ids

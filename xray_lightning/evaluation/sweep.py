@@ -149,10 +149,9 @@ class SweepComparison(Result):
 
 
 def compare_runs(folder: Path, *, none_yet: bool = False) -> SweepComparison:
-    """Compare the runs of a finished, killed or running sweep; ``none_yet``: there may be none.
+    """Compare the runs of a sweep, also a killed or running one.
 
-    Raises:
-        DataNotFoundError: no run lies in the folder.
+    DataNotFoundError: no run lies in the folder, unless there may be ``none_yet``.
     """
     comparison = SweepComparison(tuple(read_runs(folder)) if folder.is_dir() else ())
     if not (comparison.runs or none_yet):
@@ -278,10 +277,8 @@ class CrossValidation(Result):
 def pool_folds(runs: Sequence[SweepRun], folder: Path) -> list[CrossValidation]:
     """Pool the complete cross-validations of a sweep into predictions.csv and pooled.json.
 
-    The names of the tables get a number where there are several.
-
-    Raises:
-        DataNotFoundError, TableError: a run's predictions are not there, or do not fit together.
+    The names of the tables get a number where there are several. DataNotFoundError, TableError: a
+    run's predictions are not there, or do not fit together.
     """
     models = group_folds(runs)
     for stale in (*folder.glob("predictions*.csv"), *folder.glob("pooled*.*")) if models else ():
@@ -358,10 +355,8 @@ def read_data_title(table: Path) -> str:
     if metrics.is_file():
         return str(read_json(metrics)["test"].get("data", ""))
     entries = read_json(pooled)["cross_validations"] if pooled.is_file() else []
-    for entry in entries:
-        if entry["predictions"] == table.name:
-            return f"{entry['data']}, {entry['folds']} folds [{entry['fingerprint']}]"
-    return ""
+    own = (entry for entry in entries if entry["predictions"] == table.name)
+    return next((f"{e['data']}, {e['folds']} folds [{e['fingerprint']}]" for e in own), "")
 
 
 def find_pooled(folder: Path, settings: str | None = None) -> list[Path]:
@@ -373,8 +368,7 @@ def find_pooled(folder: Path, settings: str | None = None) -> list[Path]:
     if len(names := sorted({entry["settings"] for entry in chosen})) > 1:
         rows = ", ".join(f'"{folder}/{name}"' for name in names)
         raise DataNotFoundError(f"{folder} holds several cross-validations; name one: {rows}")
-    for entry in chosen:
-        if entry["missing"]:
-            missing = f"{entry['title']} lacks the folds {entry['missing']}"
-            raise DataNotFoundError(f"{folder}: {missing}")
+    lacks = [f"{e['title']} lacks the folds {e['missing']}" for e in chosen if e["missing"]]
+    if lacks:
+        raise DataNotFoundError(f"{folder}: {lacks[0]}")
     return [folder / entry["predictions"] for entry in chosen]

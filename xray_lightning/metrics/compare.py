@@ -251,7 +251,6 @@ def _subtract(*sides: Drawn, shared: bool) -> Estimate:
     known[0] = False  # the sample
     alike = float(np.corrcoef(drawn.compress(known, axis=1))[0, 1]) if shared else 0.0
     variance = here + there - 2 * alike * np.sqrt(here * there)
-    freedom = (here + there) ** 2 / sum(
-        part**2 / spread.freedom for part, spread in zip((here, there), spreads, strict=True)
-    )
+    parts = zip((here, there), spreads, strict=True)
+    freedom = (here + there) ** 2 / sum(part**2 / spread.freedom for part, spread in parts)
     return Estimate(difference, *Spread(float(np.sqrt(variance)), freedom).around(difference))

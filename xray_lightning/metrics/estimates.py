@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +25,7 @@ from xray_lightning.metrics.intervals import (
     mean_of_defined,
     share_interval,
 )
-from xray_lightning.metrics.ranks import FALSE_ALARMS, RANKED, Ranking, curves_over, sum_patients
+from xray_lightning.metrics.ranks import FALSE_ALARMS, RANKED, curves_over, sum_patients
 from xray_lightning.records import is_known
 from xray_lightning.results import Json, Result
 
@@ -210,7 +211,12 @@ def _draw(
             values[names[0]] = ranked.mean((told - ranking.positive) ** 2)
             values[names[1]] = calibration_errors(ranked, told, ranking.positive)
     values |= _at_threshold(ranked, ranking.positive, called, threshold)
-    return _Drawn(values, _images(ranking, called, bootstrap.patients))
+    positive = ranking.positive
+    masks = dict(zip(POINT, (positive, ~positive, called, ~called, positive), strict=True))
+    masks |= dict.fromkeys((*SQUARES, *CALIBRATED), np.ones_like(positive))
+    masks |= dict.fromkeys(RANKED, ranking.rarer) | {"sensitivity_at_specificity": positive}
+    count = partial(sum_patients, ranking.codes, patients=bootstrap.patients)
+    return _Drawn(values, {metric: count(mask)[None] for metric, mask in masks.items()})
 
 
 def _at_threshold(
@@ -230,17 +236,6 @@ def _at_threshold(
     values = dict(zip(POINT, divided(sums[:, ::2], sums[:, 1::2]).T, strict=True))
     values["f1"][sums[:, 1] == 0] = np.nan  # F1 of no positive is not an F1 of 0
     return values
-
-
-def _images(ranking: Ranking, called: Mask, patients: int) -> Draws:
-    """Images of each patient behind a metric, (1, P): its denominator, or the rarer class."""
-    positive = ranking.positive
-    masks = dict(zip(POINT, (positive, ~positive, called, ~called, positive), strict=True))
-    masks |= dict.fromkeys((*SQUARES, *CALIBRATED), np.ones_like(positive))
-    masks |= dict.fromkeys(RANKED, ranking.rarer) | {"sensitivity_at_specificity": positive}
-    return {
-        metric: sum_patients(ranking.codes, mask, patients)[None] for metric, mask in masks.items()
-    }
 
 
 def _mean(labels: Sequence[_Drawn]) -> _Drawn:

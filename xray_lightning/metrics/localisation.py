@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_number
 from xray_lightning.metrics.intervals import Floats, divided
 
 Heat = npt.NDArray[np.float32]  # (h, w), or (S, S) once enlarged
@@ -63,9 +63,7 @@ def _pixels(low: float, extent: float, size: int) -> slice:
 
 def widen(region: Region, tolerance: float) -> Region:
     """All pixels at most ``tolerance`` pixels from a place, (S, S)."""
-    if not tolerance >= 0:
-        raise ConfigError(f"tolerance must be a number of pixels of at least 0, got {tolerance}")
-    if not tolerance:
+    if not require_number("tolerance in pixels", tolerance, 0):
         return region
     away = cv2.distanceTransform((~region).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(away <= tolerance)

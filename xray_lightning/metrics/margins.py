@@ -7,7 +7,7 @@ import numpy as np
 import scipy  # .stats, a second's import, loads at its first use
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.compare import POWER, AurocDifferences, Difference, holm
+from xray_lightning.metrics.compare import POWER, AurocDifferences, holm
 from xray_lightning.metrics.intervals import NAN, Floats, divided
 from xray_lightning.results import Result
 
@@ -64,9 +64,13 @@ def compare_with_margin(
     """
     require_margin(margin)
     rows = [*differences.labels.values(), differences.mean]
-    figures = [(row.difference, row.deviation, row.freedom, _widen(row, margin)) for row in rows]
-    value, deviation, freedom, wider = np.array(figures).T
-    null = deviation * wider
+    figures = [(k.difference, k.deviation, k.freedom, k.first, k.second) for k in rows]
+    value, deviation, freedom, first, second = np.array(figures).T
+    # An AUROC's variance is taken to go as a (1 - a). The hypothesis that is to be refuted has its
+    # own deviation (cf. Farrington and Manning 1990); what that mends stands in the README.
+    aurocs = np.maximum(second - margin, 0), first, second
+    worst, own, other = (a * (1 - a) for a in aurocs)
+    null = deviation * np.fmax(1, np.sqrt(divided(worst + other, own + other)))
     apart = np.array([value, margin - value, -margin - value]) / deviation
     better, below, worse = scipy.stats.t.sf(apart, freedom)
     above = scipy.stats.t.sf((value + margin) / null, freedom)
@@ -86,21 +90,10 @@ def compare_with_margin(
     return MarginTests(margin, dict(zip(differences.labels, tests, strict=False)), tests[-1])
 
 
-def _widen(row: Difference, margin: float) -> float:
-    """By how much more the first would stray, were it worse than the second by the margin."""
-    # An AUROC's variance is taken to go as a (1 - a). The hypothesis that is to be refuted has its
-    # own deviation (cf. Farrington and Manning 1990); what that mends stands in the README.
-    aurocs = max(row.second - margin, 0.0), row.first, row.second
-    null, own, other = (a * (1 - a) for a in aurocs)
-    return max(1.0, math.sqrt((null + other) / (own + other or NAN)))
-
-
 def _test(bounds: Floats, p_values: Floats, patients: float, if_equal: float) -> MarginTest:
     named = dict(zip(CLAIMS, p_values.tolist(), strict=True))
     holding = [claim for claim in CLAIMS if named[claim] < ERROR]
     verdict = (holding or [UNTESTED if np.isnan(p_values).any() else UNDECIDED])[0]
-    needed = [
-        None if verdict != UNDECIDED or math.isnan(count) else math.ceil(count)
-        for count in (patients, if_equal)
-    ]
+    counts = (patients, if_equal) if verdict == UNDECIDED else (NAN, NAN)
+    needed = [None if math.isnan(count) else math.ceil(count) for count in counts]
     return MarginTest(float(bounds[0]), float(bounds[1]), named, verdict, *needed)

@@ -141,11 +141,7 @@ class OperatingPoints(Result):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """What :meth:`to_json` gave, or an earlier version.
-
-        Raises:
-            CheckpointError: it is something else.
-        """
+        """What :meth:`to_json` gave, or an earlier version; CheckpointError: something else."""
         try:
             return super().from_json({"part": "val", **values})
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -105,7 +105,16 @@ def insert_cbam(
     if isinstance(names, str):
         raise ConfigError(f"model.cbam_after must be a list such as [{names}], got {names!r}")
     require_choice("model.cbam", parts, PARTS)
-    modules = {name: _get_module(backbone, name) for name in names}
+    known = dict(backbone.named_modules())
+    del known[""]  # the backbone itself
+    if strange := [name for name in names if name not in known]:
+        near = get_close_matches(str(strange[0]), known, n=5)
+        raise ConfigError(
+            f"model.cbam_after: {backbone.pretrained_cfg['architecture']!r} has no module "
+            f"{strange[0]!r}; near it are {near}, at the top level "
+            f"{[key for key in known if '.' not in key]}"
+        )
+    modules = {name: known[name] for name in names}
     if len(modules) < len(names):
         raise ConfigError(f"model.cbam_after names a module twice: {list(names)}")
     with record_outputs(modules) as outputs:
@@ -118,19 +127,6 @@ def insert_cbam(
         module.register_forward_hook(block.after)
         blocks[name.replace(".", "-")] = block
     return blocks
-
-
-def _get_module(backbone: Any, name: str) -> nn.Module:
-    modules = dict(backbone.named_modules())
-    modules.pop("")  # the backbone itself
-    if name in modules:
-        module: nn.Module = modules[name]
-        return module
-    near = get_close_matches(str(name), modules, n=5)
-    raise ConfigError(
-        f"model.cbam_after: {backbone.pretrained_cfg['architecture']!r} has no module {name!r}; "
-        f"near it are {near}, at the top level {[key for key in modules if '.' not in key]}"
-    )
 
 
 def _channels(name: str, outputs: list[Any], *, channels_first: bool) -> int:

@@ -137,10 +137,7 @@ class XrayNet(nn.Module):
     def maps(self, images: Tensor) -> Tensor:
         """What the head finds where, (B, L, h, w), of images (B, 1, H, W) in [0, 1].
 
-        The head's class says what the values are, such as logits or attention weights.
-
-        Raises:
-            ConfigError: the head has no ``maps``.
+        Its class says what the values are, such as logits. ConfigError: it has no ``maps``.
         """
         if not hasattr(self.head, "maps"):
             raise ConfigError(
@@ -154,15 +151,10 @@ class XrayNet(nn.Module):
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
-        """Spatial gates (B, 1, h, w) in [0, 1] of each CBAM block, by the module it stands behind.
+        """Spatial gates (B, 1, h, w) of images (B, 1, H, W), both in [0, 1], in evaluation mode.
 
-        Computed in evaluation mode, and the modes of all modules are restored.
-
-        Args:
-            images: (B, 1, H, W) in [0, 1].
-
-        Raises:
-            ConfigError: no block has a spatial gate, or the gates are open.
+        By the module each CBAM block stands behind. All modes are restored. ConfigError: as
+        :meth:`require_gates`.
         """
         with evaluation_mode(self), record_outputs(self.require_gates()) as outputs:
             self.forward_features(images)
@@ -171,8 +163,7 @@ class XrayNet(nn.Module):
     def require_gates(self) -> dict[str, nn.Module]:
         """The spatial gates of the CBAM blocks, by the module each block stands behind.
 
-        Raises:
-            ConfigError: no block has a spatial gate, or the gates are open.
+        ConfigError: no block has a spatial gate, or the gates are open.
         """
         blocks = zip(self.config["cbam_after"], self._blocks(), strict=True)
         gates: dict[str, nn.Module] = {

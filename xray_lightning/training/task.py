@@ -80,11 +80,8 @@ class XrayTask(pl.LightningModule):
             if condition is None:
                 raise ConfigError(f"{type(net).__name__} has no condition(ancestors), see XrayNet")
             condition(self.loss.ancestors)
-        self.optimizer = optimizer
-        self.head_lr = head_lr
-        self.layer_decay = layer_decay
-        self.schedule = schedule
-        self.tta = tta
+        self.optimizer, self.head_lr, self.layer_decay = optimizer, head_lr, layer_decay
+        self.schedule, self.tta = schedule, tta
         self.description: Description | None = None
         self.averaged: Mapping[str, Tensor] = {}
         self.auroc = {subset: PerLabelAUROC(len(self.labels)) for subset in ("val", "test")}

@@ -51,11 +51,8 @@ class MetricsFile(pl.Callback):
     def __init__(self, path: Path, monitor: str = "val/auroc") -> None:
         self.path, self.monitor = path, monitor
         self.rows: list[Row] = []
-        self.images_seen = 0
-        self.seconds = 0.0
-        self._epoch_images = 0
-        self._epoch_start = 0.0
-        self._epoch_seconds = 0.0
+        self.images_seen, self.seconds = 0, 0.0
+        self._epoch_images, self._epoch_start, self._epoch_seconds = 0, 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""

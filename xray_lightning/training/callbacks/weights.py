@@ -143,10 +143,8 @@ class FreezeBackbone(pl.Callback):
                 self.epochs,
             )
         if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= self.epochs:
-            LOG.warning(
-                "freeze_epochs=%d of max_epochs=%d: the backbone will learn nothing",
-                *(self.epochs, trainer.max_epochs),
-            )
+            text = "freeze_epochs=%d of max_epochs=%d: the backbone will learn nothing"
+            LOG.warning(text, self.epochs, trainer.max_epochs)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze or thaw; Lightning restores these modes after a validation."""
