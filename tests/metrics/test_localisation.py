@@ -61,7 +61,7 @@ def test_several_thresholds_and_flat_maps() -> None:
             (lambda box: region_of([box], 8), box, "a box must have area on the square of 8 px")
             for box in ((0, 0, 0, 5), (0, 0, 5, -1), (8, 0, 3, 3), (0, -4, 3, 4), (np.nan, 0, 1, 1))
         ),
-        (partial(widen, np.eye(16) > 0), -1, "tolerance .* number of pixels of at least 0, got -1"),
+        (partial(widen, np.eye(16) > 0), -1, "tolerance in pixels .* of at least 0, got -1"),
     ],
 )
 def test_what_is_no_share_box_or_tolerance(call, values, match: str) -> None:
