@@ -272,14 +272,11 @@ def describe_model(
 def patients_of(data: "XrayDataModule") -> dict[str, object]:
     """Keys of each subset's patients as a checkpoint keeps them; empty without a population."""
     # Empty also where the data's patient ids must not leave it (see ``Source.population``).
-    population = data.source.population
-    if not population:
+    if not (population := data.source.population):
         return {}
-    keys = {
-        subset: sorted(set(patient_keys(population, data.subset_records(subset))))
-        for subset in LEARNED
-    }
-    return {"population": population, "patients": keys}
+    keys = {k: patient_keys(population, data.subset_records(k)) for k in LEARNED}
+    patients = {subset: sorted(set(own)) for subset, own in keys.items()}
+    return {"population": population, "patients": patients}
 
 
 def store_operating_points(path: Path, points: Mapping[str, Any]) -> None:

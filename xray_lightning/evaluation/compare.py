@@ -279,11 +279,9 @@ def score_truths(
     if not rows:
         why = "; ".join(f"{finding}: {reason}" for finding, reason in left_out.items())
         raise ConfigError(f"nothing to compare: {why or 'no scored image has two truths'}")
-    corrected = paired.holm([row.auroc.p_value for row in rows])
-    rows = [
-        replace(row, auroc=replace(row.auroc, corrected=float(p_value)))
-        for row, p_value in zip(rows, corrected, strict=True)
-    ]
+    corrected = paired.holm([row.auroc.p_value for row in rows]).tolist()
+    aurocs = [replace(row.auroc, corrected=p) for row, p in zip(rows, corrected, strict=True)]
+    rows = [replace(row, auroc=auroc) for row, auroc in zip(rows, aurocs, strict=True)]
     return ExpertTruth(tuple(rows), left_out, len(predictions.image_ids), draws)
 
 

@@ -84,14 +84,12 @@ class Leaderboard:
 
     def rows(self, *, all_tests: bool = False) -> list[Json]:
         """Plain rows; test AUROCs of the chosen group only, unless all are asked for."""
-        rows = []
+        rows, own = [], {"data": self.data, "split": self.split, "fingerprint": self.fingerprint}
         for rank, group in enumerate(self.groups, start=1):
-            chosen = group is self.chosen
+            chosen, val = group is self.chosen, group.val
             test = group.test if all_tests or chosen else SeedMean(None, None, 0)
-            row: Json = {"data": self.data, "split": self.split}
-            row |= {"fingerprint": self.fingerprint, "rank": rank, "chosen": chosen}
-            row |= {"settings": group.settings, "seeds": [run.seed for run in group.runs]}
-            val = group.val
+            row: Json = {**own, "rank": rank, "chosen": chosen, "settings": group.settings}
+            row["seeds"] = [run.seed for run in group.runs]
             row |= {"n": val.count, "val_mean": val.mean, "val_sd": val.deviation}
             row |= {"val_labels": sorted({run.val_labels for run in group.runs})}
             row |= {"test_n": test.count, "test_mean": test.mean, "test_sd": test.deviation}
@@ -208,17 +206,15 @@ def _read_run(place: Path, environment: Json, failure: Json, shared: set[str]) -
         known["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
         words = [word for word in settings.split(" ") if not word.startswith("split.fold=")]
         known["settings"] = " ".join(words)
+    for subset in ("val", "test"):
+        auroc, images = metrics[subset]["auroc"], split["parts"][subset]
+        known |= {subset: auroc["mean"], f"{subset}_labels": auroc["defined"]}
+        known[f"{subset}_fingerprint"] = images
     return replace(
         run,
         state=FINISHED,
         message="",
         split=split["name"],
-        val_fingerprint=split["parts"]["val"],
-        test_fingerprint=split["parts"]["test"],
-        val=metrics["val"]["auroc"]["mean"],
-        test=metrics["test"]["auroc"]["mean"],
-        val_labels=metrics["val"]["auroc"]["defined"],
-        test_labels=metrics["test"]["auroc"]["defined"],
         data=data.get("title", data["name"]),
         **known,
     )

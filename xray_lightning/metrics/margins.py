@@ -58,9 +58,7 @@ def compare_with_margin(
     words as in Piaggio 2012, JAMA 308:2594). Worse, but by how much undecided, is undecided.
     ``patients`` is how many the differences rest on; from it follows how many would decide, for the
     standard error falls as 1 / sqrt(patients). None where it does not, as with seeds.
-
-    Raises:
-        ConfigError: the margin is not in (0, 1).
+    ConfigError: the margin is not in (0, 1).
     """
     require_margin(margin)
     rows = [*differences.labels.values(), differences.mean]

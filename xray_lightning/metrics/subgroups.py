@@ -131,12 +131,11 @@ def measure_subgroups(
         sides = [_aurocs(scores, targets, codes, side) for side in (inside, outside)]
         patients = len(np.unique(codes[inside])) if patients_known(records) else None
         rows += _rows((dimension, group), labels, targets[inside], patients, sides)
-    for of_mean in (True, False):
-        family = [k for k, row in enumerate(rows) if (row.label == MEAN) == of_mean]
-        corrected = benjamini_hochberg([rows[k].p_value for k in family])
-        for k, p_value in zip(family, corrected, strict=True):
-            rows[k] = replace(rows[k], corrected=float(p_value))
-    return rows
+    p_values = np.array([row.p_value for row in rows])
+    of_mean = np.array([row.label == MEAN for row in rows], dtype=np.bool_)
+    for family in (of_mean, ~of_mean):
+        p_values[family] = benjamini_hochberg(p_values[family])
+    return [replace(row, corrected=p) for row, p in zip(rows, p_values.tolist(), strict=True)]
 
 
 def _aurocs(scores: Array, targets: Array, codes: Codes, side: Mask) -> Side:
