@@ -12,11 +12,12 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.callbacks import ModelCheckpoint as Best
 from torch import nn
 
-from xray_lightning.cli.build import data_from, loss_from, panel_from, run_callbacks, task_from
+from xray_lightning.cli.build import data_from, loss_from, run_callbacks, task_from
 from xray_lightning.cli.config import compose_settings, explain_error, make
 from xray_lightning.cli.settings import Settings, require_settings, to_container
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, DataError
+from xray_lightning.report.gallery import Panel
 from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone
 from xray_lightning.training.losses import ClassBalanced, WeightedBCE, effective_number_weights
 from xray_lightning.training.optim import Constant, Cosine, Plateau, Step
@@ -191,14 +192,14 @@ def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
 
 
 def test_results_figure() -> None:
-    config = compose_settings([])
-    assert panel_from(config, ("Mass", "Hernia")) is None
-    panel = panel_from(config, ("Mass",))
-    assert panel is not None
+    panel = Panel(**compose_settings([]).panel)
+    assert (panel.finding(("Mass", "Hernia")), panel.finding(("Mass",))) == (None, "Mass")
     assert (panel.label, panel.rule, panel.columns, panel.seed) == (None, "confident", 4, 0)
     config = compose_settings(["panel.label=Edema", "panel.rule=random", "panel.seed=3"])
-    panel = panel_from(config, ("Mass", "Edema"))
-    assert panel is not None
+    panel = Panel(**config.panel)
+    with pytest.raises(ConfigError, match=r"panel\.label must be one of Mass, Hernia: 'Edema'"):
+        panel.finding(("Mass", "Hernia"))
+    assert panel.finding(("Mass", "Edema")) == "Edema"
     assert (panel.label, panel.rule, panel.seed) == ("Edema", "random", 3)
 
 

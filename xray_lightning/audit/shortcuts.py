@@ -21,11 +21,11 @@ from xray_lightning.audit.shift import score_by_metadata
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.source import Mask, Source
-from xray_lightning.explain.maps import cell_grids, class_map, pool_features
+from xray_lightning.explain.maps import cell_grids, class_map
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Estimate, Floats, Interval
 from xray_lightning.models.batches import iterate_batches, run_batches
-from xray_lightning.models.network import XrayNet
+from xray_lightning.models.network import XrayNet, pool_features
 from xray_lightning.records import Record, patient_ids
 from xray_lightning.results import Result
 from xray_lightning.wording import tell

@@ -42,6 +42,7 @@ VERBS = {  # in the order of --help: the function of cli/, and the files that co
     "score": ("score.score", "TABLE"),
     "compare": ("compare.compare_models", "FIRST SECOND"),
     "external": ("external.external", "CHECKPOINT..."),
+    "probe": ("datasets.probe", ""),
     "sweep": ("multirun.sweep", "FOLDER"),
     "audit": ("audit.audit", ""),
     "explain": ("explain.explain", "CHECKPOINT"),

@@ -42,8 +42,7 @@ def audit(request: Request) -> None:
         split = split_source(source, make(config.split), source.records)
     except FaultySplitError as error:  # which no training may use: to count what is wrong with it
         split = error.split
-    usual = Path("outputs") / f"audit_{source.name}_{split.fingerprint}"
-    folder = prepare_folder(request.out or usual)
+    folder = prepare_folder(request.out or Path(f"outputs/audit_{source.name}_{split.fingerprint}"))
     exposures = read_exposures(config)
     duplicates = None
     if own["duplicates"]:

@@ -5,7 +5,6 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.models.backbones import require_sizes
 from xray_lightning.models.network import XrayNet
-from xray_lightning.report.gallery import Panel
 from xray_lightning.training.environment import write_environment
 from xray_lightning.training.optim import make_optimizer
 from xray_lightning.training.run import EARLIER, make_callbacks, make_trainer
@@ -69,12 +67,6 @@ def task_from(config: Settings, data: XrayDataModule) -> XrayTask:
     task = XrayTask(net, loss_from(config, data), labels=data.labels, **settings)
     make_optimizer(task.optimizer, net, task.head_lr, task.layer_decay)  # refuses its settings
     return task
-
-
-def panel_from(config: Settings, labels: Sequence[str]) -> Panel | None:
-    """The settings of the results figure; None if the data leaves open which finding to show."""
-    panel = Panel(**config.panel)
-    return panel if panel.finding(labels) else None
 
 
 def loss_from(config: Settings, data: XrayDataModule) -> nn.Module:

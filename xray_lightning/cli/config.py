@@ -261,12 +261,8 @@ def explain_error(error: BaseException) -> str | None:
         return f"{str(error).splitlines()[-1]}: {detail}"
     if isinstance(error, HydraException | OmegaConfBaseException):
         deeper = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        return "\n".join(_trim(str(each)) for each in (error, deeper) if each is not None)
+        texts = [str(one).split("\nConfig search path")[0] for one in (error, deeper) if one]
+        inner = ("full_key:", "object_type=", "reference_type=")  # below each message
+        lines = (line for text in texts for line in text.rstrip().splitlines())
+        return "\n".join(line for line in lines if not line.lstrip().startswith(inner)).rstrip()
     return None
-
-
-def _trim(text: str) -> str:
-    """Without the internals that Hydra and OmegaConf add below the message."""
-    lines = text.split("\nConfig search path")[0].splitlines()
-    inner = ("full_key:", "object_type=", "reference_type=")
-    return "\n".join(line for line in lines if not line.lstrip().startswith(inner)).rstrip()

@@ -1,7 +1,8 @@
-"""``xray data``, ``cache``, ``labels``: what is in a folder, and how it calls it; without torch."""
+"""``xray data``, ``cache``, ``labels``, ``probe``: what a folder holds, and shows."""
 
 from xray_lightning.cli.config import compose_settings, make, split_sets
-from xray_lightning.cli.request import Request
+from xray_lightning.cli.request import Request, take_own
+from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.summary import summarise_data, tabulate_labels
@@ -9,6 +10,8 @@ from xray_lightning.data.vocabulary import list_sets
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import counts_table, labels_tables
+
+PROBE = {"draws": 2000, "bootstrap_seed": 0}
 
 
 def cache(request: Request) -> None:
@@ -23,13 +26,11 @@ def cache(request: Request) -> None:
         for row in range(len(records)):
             opened.square(row)
             report(row + 1, len(records))
-    size, gigabytes = config.image_size, opened.images.nbytes / 1e9
+    size, count = config.image_size, opened.images.nbytes
     facts = {"path": str(opened.path), "images": len(records), "image_size": size}
-    request.present(
-        facts | {"bytes": opened.images.nbytes, "notes": notes},
-        *(f"note: {note}" for note in notes),
-        f"{len(records):,} images at {size} px, {gigabytes:.2f} GB: {opened.path}",
-    )
+    lines = f"{len(records):,} images at {size} px, {count / 1e9:.2f} GB: {opened.path}"
+    remarks = (f"note: {note}" for note in notes)
+    request.present(facts | {"bytes": count, "notes": notes}, *remarks, lines)
 
 
 def data(request: Request) -> None:
@@ -55,3 +56,22 @@ def labels(request: Request) -> None:
     opened = [(name, source) for name, source in sources.items() if source]
     notes = (f"note: {name}: {note}" for name, source in opened for note in source.notes)
     request.present(table.to_json(), *labels_tables(table), *notes)
+
+
+def probe(request: Request) -> None:
+    """How good is a backbone before training? xray probe model=rad_dino data=nih data.root=DIR."""
+    own, values = take_own(request.settings, PROBE)
+    config = compose_settings(values, PROBE)
+    require_settings(config)
+    source: Source = make(config.data)
+    path = request.keep("probe.json")
+    from xray_lightning.cli.build import data_from, prepare_process, wants_gpu  # torch, after paths
+    from xray_lightning.evaluation.probe import probe_backbone
+    from xray_lightning.report.evaluation_table import probe_lines
+
+    data = data_from(config, source, workers=prepare_process(config)["workers"])
+    net = make(config.model, labels=data.labels).to("cuda" if wants_gpu(config) else "cpu")
+    with show_progress("images through the backbone", unit="images") as report:
+        seed = own["bootstrap_seed"]
+        result = probe_backbone(net, data, draws=own["draws"], seed=seed, progress=report)
+    request.present(result.to_json(), *probe_lines(result), path=path)

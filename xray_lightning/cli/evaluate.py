@@ -20,14 +20,6 @@ from xray_lightning.report.page import say
 from xray_lightning.report.terminal import truth_lines
 from xray_lightning.writing import write_json
 
-UNKNOWN_OVERLAP = (
-    "note: whether the checkpoint has learned from these patients is not known; overlap=exclude "
-    "compares their images with those of its own data"
-)
-NO_POINTS = (
-    "note: no operating points in this checkpoint: only best.ckpt of a finished run has them"
-)
-
 
 def evaluate(request: Request) -> None:
     """Score a checkpoint, or a run's best, on its own test images or on other data."""
@@ -58,8 +50,7 @@ def evaluate(request: Request) -> None:
         title = f"{evaluation.origin.checkpoint} on {evaluation.origin.data}, split {split.name}"
         lines += evaluation_lines(evaluation, f"{title} [{split.fingerprint}], {subset}")
     lines += truth_lines(truths, f"{place} on {opened.data.source.name}") if truths else []
-    lines += [NO_POINTS] * (evaluations["test"].operating_points is None)
-    lines += [UNKNOWN_OVERLAP] * (not opened.overlap_known)
+    lines += say("unknown", evaluations["test"].operating_points, opened.overlap_known)
     lines += [*say("subsets", summaries), f"written to {folder}"]
     request.present(results.pop("test") | results, *lines)
 

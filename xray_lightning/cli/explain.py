@@ -21,6 +21,8 @@ from xray_lightning.report.explanation import draw_explanation, explanation_line
 from xray_lightning.report.terminal import show
 from xray_lightning.writing import write_json
 
+BEST = "best.ckpt", "test"
+
 
 def explain(request: Request) -> None:
     """Where does it look, and can that be believed? Writes RUN/explain/."""
@@ -30,7 +32,10 @@ def explain(request: Request) -> None:
     methods = (*settings["methods"], *settings["saliency"])
     others = {key: settings[key] for key in ("subset", "label", "seeds", "permuted", "doubts")}
     require_explainable(images.checkpoint, images.data, methods=methods, **others)
-    folder = folder_of(images, settings["subset"])
+    # RUN/explain for best.ckpt on its own test images, which the report of the run is of
+    own = images.own_images and (images.checkpoint.path.name, settings["subset"]) == BEST
+    ending = "" if own else f"_{images.data.split.subset_fingerprints[settings['subset']]}"
+    folder = images.folder("explain", ending)
     places = {n: prepare_folder(folder if n == "test" else folder / n) for n in images.splits}
     parts = [explain_split(images, name, settings, place) for name, place in places.items()]
     (first, _), *rest = parts
@@ -59,14 +64,6 @@ def explain_split(
         lines += shortcut_lines(tests, str(images.checkpoint.path))
     write_json(values, folder / "explain.json")
     return values, [*lines, f"written to {folder}"]
-
-
-def folder_of(images: Opened, subset: str) -> Path:
-    """RUN/explain for best.ckpt on its own test images, a folder with a fingerprint for others."""
-    own = images.own_images and subset == "test"
-    own = own and images.checkpoint.path.name == "best.ckpt"  # the report of the run is of that one
-    ending = "" if own else f"_{images.data.split.subset_fingerprints[subset]}"
-    return images.folder("explain", ending)
 
 
 def own_settings(overrides: Sequence[str]) -> tuple[Own, list[str]]:

@@ -30,6 +30,7 @@ from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.folders import LockedError, lock_folder, prepare_folder
 from xray_lightning.processes import first_process, number_lines, quieten, started_outside
 from xray_lightning.report.finish import draw_data, finish_run, finished_lines
+from xray_lightning.report.gallery import Panel
 from xray_lightning.report.terminal import show
 from xray_lightning.training.run import EARLIER, require_same_split, train
 from xray_lightning.wording import number
@@ -148,7 +149,8 @@ def fit(
         require_same_split(last, data)
     task = build.task_from(config, data)
     task.description = describe_model(task.net, data, to_container(config) | resources)
-    panel = build.panel_from(config, data.labels)
+    panel = Panel(**config.panel)
+    shows = panel.finding(data.labels)  # None: the data leaves open which
     callbacks = build.run_callbacks(config, run, task.net, data)
     trainer = build.trainer_from(config, run, callbacks)
     require_own_processes(trainer)
@@ -164,7 +166,7 @@ def fit(
         data,
         build.trainer_from(config, run),
         heat_maps=[callback for callback in callbacks if isinstance(callback, HeatMaps)],
-        panel=panel,
+        panel=panel if shows else None,
         write_page=page if config.report else None,
         loggers=trainer.loggers,
         **point_settings(config),

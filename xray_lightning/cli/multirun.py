@@ -84,7 +84,6 @@ def finish_sweep(
     lines: list[object] = [*sweep_lines(comparison, all_tests=all_tests), *fold_lines(validations)]
     for run in comparison.not_finished:
         what = f"{run.settings} seed={run.seed}".strip() if run.seed is not None else ""
-        lines.append(
-            f"{run.state}: {' '.join(filter(None, (f'#{run.folder}', what, run.message)))}"
-        )
+        words = filter(None, (f"#{run.folder}", what, run.message))
+        lines.append(f"{run.state}: {' '.join(words)}")
     return [*lines, f"sweep directory: {folder}"], validations

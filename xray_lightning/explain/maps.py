@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from xray_lightning.errors import ConfigError, require_choice
-from xray_lightning.models.batches import evaluation_mode, run_batches
+from xray_lightning.models.batches import evaluation_mode
 from xray_lightning.models.network import XrayNet
 
 Floats = npt.NDArray[Any]  # floating, of either precision
@@ -361,9 +361,3 @@ def _place_outputs(operation: Any, args: tuple[Any, ...]) -> tuple[float, int] |
     if operation in PADS and len(args[1]) > 2:
         return -float(args[1][2]), 1
     return None
-
-
-def pool_features(net: XrayNet, images: Tensor) -> Floats:
-    """Mean over the feature map, (N, C); the network is in evaluation mode."""
-    pooled = run_batches(net, images, lambda batch: net.forward_features(batch).mean(dim=(2, 3)))
-    return np.asarray(pooled.double().numpy())

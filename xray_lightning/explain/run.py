@@ -18,12 +18,12 @@ from xray_lightning.evaluation.priors import calibrate
 from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
 from xray_lightning.explain import overlays as drawing
 from xray_lightning.explain.localisation import Localisation, evaluate_localisation, tune_reference
-from xray_lightning.explain.maps import GATES, pool_features, require_method
+from xray_lightning.explain.maps import GATES, require_method
 from xray_lightning.explain.saliency import SaliencyTests, choose_finding, run_subset_tests
 from xray_lightning.explain.sanity import FEWEST
 from xray_lightning.hub import name_place
 from xray_lightning.metrics.operating_points import OperatingPoints
-from xray_lightning.models.network import XrayNet
+from xray_lightning.models.network import XrayNet, pool_features
 from xray_lightning.progress import show_progress
 from xray_lightning.results import Json, Result
 from xray_lightning.training.task import XrayTask

@@ -283,23 +283,31 @@ def measure_set(
 
 
 def share_among_neighbours(
-    features: Array, targets: Array, patients: npt.ArrayLike, count: int = NEIGHBOURS
+    features: Array,
+    targets: Array,
+    patients: npt.ArrayLike,
+    count: int = NEIGHBOURS,
+    *,
+    learned: int = 0,  # so many, the first, are neighbours of the others; 0: all of one another
 ) -> Floats:
     """Share of positives, (N, L), among the ``count`` images of other patients that are most alike.
 
     Exact, by the cosine of features (N, C); fewer where a patient leaves no more. Targets (N, L)
-    that are NaN do not count. Raises a ConfigError where all images are of one patient.
+    that are NaN do not count. With ``learned`` the shares are those of the others, (N - learned,
+    L). Raises a ConfigError where all images are of one patient.
     """
-    codes, shares = number_patients(patients), np.empty(targets.shape)
-    count = min(count, len(codes) - int(np.bincount(codes).max(initial=0)))
+    codes, beside = number_patients(patients), learned or len(targets)
+    count = min(count, beside - int(np.bincount(codes[:beside]).max(initial=0)))
     if count < 1:
         raise ConfigError("no neighbours: they are images of other patients, and there is one here")
     unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
-    for block in np.array_split(np.arange(len(codes)), len(codes) // BLOCK + 1):
-        alike = np.where(codes[block, None] == codes, -np.inf, unit[block] @ unit.T)
+    shares, rows = list[Floats](), np.arange(learned, len(codes))
+    for block in np.array_split(rows, len(rows) // BLOCK + 1):
+        own = codes[block, None] == codes[:beside]
+        alike = np.where(own, -np.inf, unit[block] @ unit[:beside].T)
         nearest = np.argpartition(-alike, count - 1, axis=1)[:, :count]
-        shares[block] = mean_of_defined(targets[nearest.T].astype(np.float64))
-    return shares
+        shares.append(mean_of_defined(targets[nearest.T].astype(np.float64)))
+    return np.concatenate(shares)
 
 
 def doubt_labels(probabilities: Array, targets: Array, neighbours: Array) -> tuple[Floats, Floats]:

@@ -4,13 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError, require_choice, require_number
 from xray_lightning.models.backbones import layout_of, load_network, to_map
-from xray_lightning.models.batches import evaluation_mode, record_outputs
+from xray_lightning.models.batches import evaluation_mode, record_outputs, run_batches
 from xray_lightning.models.cbam import CBAM, insert_cbam
 from xray_lightning.models.heads import HeadFactory, describe_head, make_head
 
@@ -222,6 +224,12 @@ def multiply_along(logits: Tensor, paths: Tensor) -> Tensor:
     log_p = (F.logsigmoid(logits) @ paths.T).clamp(max=-torch.finfo(logits.dtype).tiny)
     products = log_p - torch.log(-torch.expm1(log_p))
     return torch.where(paths.sum(dim=1) > 1, products, logits)
+
+
+def pool_features(net: XrayNet, images: Tensor) -> npt.NDArray[np.float64]:
+    """Mean over the feature map, (N, C); the network is in evaluation mode."""
+    pooled = run_batches(net, images, lambda batch: net.forward_features(batch).mean(dim=(2, 3)))
+    return pooled.double().numpy()
 
 
 def standardise(images: Tensor) -> Tensor:

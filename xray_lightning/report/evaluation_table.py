@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
@@ -17,6 +18,9 @@ from xray_lightning.records import patients_text
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import add_row, empty_table
 from xray_lightning.wording import interval_text, number
+
+if TYPE_CHECKING:  # torch
+    from xray_lightning.evaluation.probe import BackboneProbe
 
 POOLED = "+"  # beside a label or a figure that is pooled over hospitals
 
@@ -202,6 +206,19 @@ def gap_table(rows: Sequence[Gaps]) -> Table:
             ends = interval_text(row.gaps[0].interval, between=" to ")
             table.add_row(f"  {row.label}", *row.gaps[0].groups, number(row.gaps[0].gap), ends)
     return table
+
+
+def probe_lines(probe: "BackboneProbe") -> list[Table | str]:
+    """AUROC of both probes of a backbone's features, and on what that rests."""
+    names = "positive", "linear probe", f"{probe.neighbours} neighbours"
+    table = empty_table(f"AUROC of frozen features: {probe.backbone}", "label", *names)
+    sides = probe.linear, probe.nearest
+    for label, metrics in probe.linear.labels.items():
+        cells = (_cell(side.labels[label]["auroc"]) for side in sides)
+        table.add_row(label, f"{metrics.positives:,}", *cells)
+    name = f"mean of {probe.linear.defined['auroc']}/{len(probe.linear.labels)}"
+    add_row(table, name, "", *(_cell(side.mean["auroc"]) for side in sides), last=True)
+    return [table, *say("probe", probe, FEW_PATIENTS)]
 
 
 def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:

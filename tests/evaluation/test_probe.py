@@ -1,0 +1,116 @@
+"""Frozen features by hand: the same two probes of scikit-learn's own parts."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from running import xray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, normalize
+
+import xray_lightning as xl
+from xray_lightning.evaluation import probe
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> xl.XrayDataModule:
+    source = xl.Phantom(patients=120, size=32)
+    data = xl.XrayDataModule(source, image_size=32, cache_dir=tmp_path_factory.mktemp("cache"))
+    hernia = data.labels.index("Hernia")
+    data.targets[:, hernia] = np.where(np.isnan(data.targets[:, hernia]), np.nan, 0)
+    return data
+
+
+@pytest.fixture(scope="module")
+def net(data: xl.XrayDataModule) -> xl.XrayNet:
+    torch.manual_seed(0)
+    return xl.XrayNet(data.labels, "resnet10t", image_size=32)
+
+
+class Unit(KNeighborsClassifier):
+    """Neighbours by the cosine: by the distance of features of unit length."""
+
+    def fit(self, films, answers):
+        return super().fit(normalize(films), answers)
+
+    def predict_proba(self, films):
+        return super().predict_proba(normalize(films))
+
+
+def measure(sets, targets, make, setting) -> dict[str, list[float]]:
+    """AUROC of each label but the last, whose answer is one, on validation and test."""
+    aurocs = {"val": [], "test": []}
+    for column in range(targets["train"].shape[1] - 1):
+        model = make_pipeline(StandardScaler(), make(setting))
+        model.fit(sets["train"], targets["train"][:, column])
+        for subset, values in aurocs.items():
+            answers, scores = targets[subset][:, column], model.predict_proba(sets[subset])[:, 1]
+            values.append(roc_auc_score(answers, scores) if answers.any() else np.nan)
+    return aurocs
+
+
+def test_both_probes_by_hand(data: xl.XrayDataModule, net: xl.XrayNet) -> None:
+    done = list[tuple[int, int]]()
+    found = xl.probe_backbone(net, data, draws=50, progress=lambda *counts: done.append(counts))
+    sets = {}
+    for subset in ("train", "val", "test"):
+        films = torch.stack([sample["image"] for sample in data.dataset(subset)])
+        with torch.no_grad():
+            sets[subset] = net.forward_features(films).mean((2, 3)).double().numpy()
+    targets = {subset: data.subset_targets(subset) for subset in sets}
+    assert (found.left_out, done[-1]) == (["Hernia"], (len(data.records),) * 2)
+    assert found.images == {subset: len(films) for subset, films in sets.items()}
+    assert (found.features, found.weights) == (512, "random weights")
+
+    for metrics, settings, own, make in (
+        (found.linear, probe.PENALTIES, found.penalty, lambda c: LogisticRegression(C=c)),
+        (found.nearest, probe.NEIGHBOURS[:2], found.neighbours, Unit),
+    ):
+        tried = {setting: measure(sets, targets, make, setting) for setting in settings}
+        means = {setting: np.nanmean(aurocs["val"]) for setting, aurocs in tried.items()}
+        assert means[own] == pytest.approx(max(means.values()), abs=0.001)
+        theirs = [label["auroc"].value for label in metrics.labels.values()]
+        assert theirs == pytest.approx(tried[own]["test"], abs=0.003, nan_ok=True)
+        mean = metrics.mean["auroc"]
+        assert mean.value == pytest.approx(np.nanmean(theirs))
+        assert mean.low < mean.value < mean.high
+    values = found.to_json()
+    assert xl.BackboneProbe.from_json(values).to_json() == values
+
+
+def test_features_that_hold_the_answer(data, net, monkeypatch) -> None:
+    """Both probes find it; where no neighbour's target is known, the prevalence stands."""
+    answers = iter(np.concatenate([data.subset_targets(s) for s in ("train", "val", "test")]))
+
+    def know(net: xl.XrayNet, images: torch.Tensor) -> np.ndarray:
+        return np.stack([[*next(answers), 1.0] for _ in images])
+
+    monkeypatch.setattr(probe, "pool_features", know)
+    found = xl.probe_backbone(net, data, draws=20)
+    assert found.linear.mean["auroc"].value > 0.99
+    assert found.nearest.mean["auroc"].value > 0.75
+    shares = xl.share_among_neighbours(np.eye(4), np.full((4, 1), np.nan), [*"abcd"], 2, learned=2)
+    assert np.isnan(shares).tolist() == [[True], [True]]
+
+
+def test_what_cannot_be_probed(data: xl.XrayDataModule, net: xl.XrayNet, monkeypatch) -> None:
+    with pytest.raises(xl.ConfigError, match="Linear is not an XrayNet"):
+        xl.probe_backbone(torch.nn.Linear(1, 1), data)
+    monkeypatch.setattr(data, "targets", data.targets * 0)
+    with pytest.raises(xl.DataError, match=r"no label of .*Hernia has both answers"):
+        xl.probe_backbone(net, data)
+
+
+def test_the_command(tmp_path) -> None:
+    words = ["data.patients=40", "data.size=32", "image_size=32", "draws=20", "workers=0"]
+    words += ["model.backbone=resnet10t", f"cache_dir={tmp_path}", "--out", tmp_path / "out"]
+    told = json.loads(xray("probe", *words, "--json"))
+    assert told == json.loads((tmp_path / "out" / "probe.json").read_text())
+    printed = xray("probe", *words)
+    assert f"C={told['penalty']} and the number of neighbours" in printed
+    assert f"test images of {told['patients']} patients [{told['fingerprint']}]" in printed
+    assert "intervals are rough" in printed

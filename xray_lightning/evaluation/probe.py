@@ -1,0 +1,123 @@
+"""How good is a backbone before any training? What its features, as they are, tell of findings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.partition import SUBSETS
+from xray_lightning.errors import ConfigError, DataError
+from xray_lightning.evaluation.predictions import SplitName
+from xray_lightning.metrics.decisions import share_among_neighbours
+from xray_lightning.metrics.estimates import Metrics, estimate_metrics, mean_metric
+from xray_lightning.metrics.intervals import Array, Floats
+from xray_lightning.models.network import XrayNet, pool_features
+from xray_lightning.records import patient_ids, prevalence
+from xray_lightning.results import Result
+
+PENALTIES = (0.0001, 0.001, 0.01, 0.1)  # scikit-learn's C, on standardised features
+NEIGHBOURS = (10, 40, 160)  # those that are at most a quarter of the training images, else 1
+
+
+@dataclass(frozen=True)
+class BackboneProbe(Result):
+    """Metrics on test images of a linear probe of frozen features, and of their neighbours."""
+
+    backbone: str
+    weights: str  # what was loaded, "random weights" where nothing was
+    image_size: int
+    features: int
+    data: str
+    split: SplitName
+    fingerprint: str  # of the test images
+    images: dict[str, int]  # by subset
+    patients: int  # in test
+    left_out: list[str]  # labels whose known targets in training are all the same
+    penalty: float  # of ``PENALTIES`` the best on validation
+    neighbours: int  # likewise of ``NEIGHBOURS``
+    linear: Metrics
+    nearest: Metrics
+    draws: int
+    seed: int
+
+
+def probe_backbone(
+    net: XrayNet,
+    data: XrayDataModule,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    progress: Callable[[int, int], object] | None = None,  # called with images done and to do
+) -> BackboneProbe:
+    """Fit a linear probe and nearest neighbours to a backbone's frozen features; nothing is tuned.
+
+    Features are means over the feature map, standardised by training. The linear probe is logistic
+    regression for each label (Alain and Bengio 2016, arXiv:1610.01644); a neighbours' score is the
+    share of positives among the most alike training images of other patients, by cosine (as Caron
+    2021, arXiv:2104.14294, but for his weights), the prevalence where none of them is known. What
+    both may choose is chosen by the mean AUROC on validation; intervals resample test patients.
+
+    Raises:
+        ConfigError: the network is not an :class:`XrayNet`.
+        DataError: the known targets of every label are all the same in training.
+    """
+    if not isinstance(net, XrayNet):
+        raise ConfigError(f"{type(net).__name__} is not an XrayNet: it has no features to probe")
+    train, val, _ = (len(data.split.subsets[subset]) for subset in SUBSETS)
+    targets = np.concatenate([data.subset_targets(subset) for subset in SUBSETS])
+    records = [record for subset in SUBSETS for record in data.subset_records(subset)]
+    told = [bool((known == 0).any() and (known == 1).any()) for known in targets[:train].T]
+    labels = [label for label, both in zip(data.labels, told, strict=True) if both]
+    if not labels:
+        raise DataError(f"in training no label of {', '.join(data.labels)} has both answers")
+    targets, pooled = targets[:, told], list[Floats]()
+    for batch in (batch for subset in SUBSETS for batch in data.evaluation_loader(subset)):
+        pooled.append(pool_features(net.eval(), batch["image"]))
+        if progress:
+            progress(sum(map(len, pooled)), len(records))
+    features = np.concatenate(pooled)
+    scale = features[:train].std(axis=0)
+    features = (features - features[:train].mean(axis=0)) / np.where(scale > 0, scale, 1)
+    patients, prior = patient_ids(records), prevalence(targets[:train])
+
+    def look_beside(count: float) -> Floats:
+        shares = share_among_neighbours(features, targets, patients, int(count), learned=train)
+        return np.where(np.isnan(shares), prior, shares)
+
+    def fit(penalty: float) -> Floats:
+        return np.column_stack([_fit(features, known, train, penalty) for known in targets.T])
+
+    rest, metrics, chosen = targets[train:], [], []
+    counts = [count for count in NEIGHBOURS if 4 * count <= train] or [1]
+    for score, settings in ((fit, PENALTIES), (look_beside, counts)):
+        best, scores = _choose({setting: score(setting) for setting in settings}, rest[:val])
+        own = scores[val:], rest[val:], patients[train + val :]
+        metrics.append(estimate_metrics(labels, *own, draws=draws, seed=seed))
+        chosen.append(best)
+    return BackboneProbe(
+        str(net.config["backbone"]), net.load_report or "random weights", data.image_size,
+        features.shape[1], data.source.title, SplitName(data.split.name, data.split.fingerprint),
+        data.split.subset_fingerprints["test"],
+        {subset: len(data.split.subsets[subset]) for subset in SUBSETS},
+        len(set(patients[train + val :].tolist())),
+        [label for label in data.labels if label not in labels],
+        chosen[0], int(chosen[1]), metrics[0], metrics[1], draws, seed,
+    )  # fmt: skip
+
+
+def _fit(features: Floats, targets: Array, train: int, penalty: float) -> Floats:
+    """Probabilities of all but the first ``train`` images, on whose known targets it is fitted."""
+    known = np.flatnonzero(~np.isnan(targets[:train]))
+    model = LogisticRegression(C=penalty, max_iter=2000).fit(features[known], targets[known])
+    return np.asarray(model.predict_proba(features[train:])[:, 1])
+
+
+def _choose(tried: Mapping[float, Floats], targets: Array) -> tuple[float, Floats]:
+    """The setting whose first scores, those of ``targets``, have the best mean AUROC, and all."""
+    count, aurocs = len(targets), {}
+    for setting, scores in tried.items():
+        aurocs[setting] = np.nan_to_num(mean_metric("auroc", scores[:count], targets))
+    best = max(aurocs, key=aurocs.__getitem__)
+    return best, tried[best]
