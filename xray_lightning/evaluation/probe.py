@@ -72,14 +72,7 @@ def probe_backbone(
     labels = [label for label, both in zip(data.labels, told, strict=True) if both]
     if not labels:
         raise DataError(f"in training no label of {', '.join(data.labels)} has both answers")
-    targets, pooled = targets[:, told], list[Floats]()
-    for batch in (batch for subset in SUBSETS for batch in data.evaluation_loader(subset)):
-        pooled.append(pool_features(net.eval(), batch["image"]))
-        if progress:
-            progress(sum(map(len, pooled)), len(records))
-    features = np.concatenate(pooled)
-    scale = features[:train].std(axis=0)
-    features = (features - features[:train].mean(axis=0)) / np.where(scale > 0, scale, 1)
+    targets, features = targets[:, told], _standardise(_pool(net, data, progress), train)
     patients, prior = patient_ids(records), prevalence(targets[:train])
 
     def look_beside(count: float) -> Floats:
@@ -105,6 +98,24 @@ def probe_backbone(
         [label for label in data.labels if label not in labels],
         chosen[0], int(chosen[1]), metrics[0], metrics[1], draws, seed,
     )  # fmt: skip
+
+
+def _pool(
+    net: XrayNet, data: XrayDataModule, progress: Callable[[int, int], object] | None
+) -> Floats:
+    """Features of every image, training first, (N, C)."""
+    pooled, count = list[Floats](), sum(len(data.split.subsets[subset]) for subset in SUBSETS)
+    for batch in (batch for subset in SUBSETS for batch in data.evaluation_loader(subset)):
+        pooled.append(pool_features(net.eval(), batch["image"]))
+        if progress:
+            progress(sum(map(len, pooled)), count)
+    return np.concatenate(pooled)
+
+
+def _standardise(features: Floats, train: int) -> Floats:
+    """By mean and deviation of the first ``train`` images."""
+    scale = features[:train].std(axis=0)
+    return (features - features[:train].mean(axis=0)) / np.where(scale > 0, scale, 1)
 
 
 def _fit(features: Floats, targets: Array, train: int, penalty: float) -> Floats:

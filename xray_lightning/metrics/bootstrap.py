@@ -17,6 +17,8 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
 from xray_lightning.metrics.ranks import Codes, Counts, Ranking, curves_over, sum_patients
 
+BLOCK = 2**28  # bytes of counts that are turned to float64 at one time
+
 Rows = npt.NDArray[np.intp] | Mask | slice
 
 
@@ -73,7 +75,8 @@ class PatientBootstrap:
         """Sums of K quantities (N, K) over the images of the sample and each draw, (1 + D, K)."""
         columns = np.asarray(weights, dtype=np.float64).T
         by_patient = [sum_patients(self.codes, column, self.patients) for column in columns]
-        return np.asarray(self.counts.astype(np.float64) @ np.column_stack(by_patient))
+        parts = np.array_split(self.counts, 1 + self.counts.nbytes // BLOCK)
+        return np.vstack([part.astype(np.float64) @ np.column_stack(by_patient) for part in parts])
 
     def count_beyond(self, place: Codes, lines: int, masks: Sequence[Mask]) -> Floats:
         """How many images of each mask lie beyond so many of K lines or more, (M, 1 + D, 1 + K)."""

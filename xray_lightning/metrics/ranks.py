@@ -66,15 +66,15 @@ def curves_over(ranking: Ranking, counts: Counts, *, auroc_only: bool = False) -
     """The figures ``RANKED`` of each draw, (D,) each; NaN without a positive or a negative."""
     # Those of the images repeated by ``counts`` (D, P), whole ones in float32, any in float64.
     images = np.bincount(ranking.codes, minlength=counts.shape[1])
-    most = float((counts.astype(np.float64) @ images).max())
+    few = [counts[k : k + CHUNK] for k in range(0, len(counts), CHUNK)]
+    most = max(float((some.astype(np.float64) @ images).max()) for some in few)
     if counts.dtype == np.float32 and most >= EXACT:
         raise ValueError(f"a draw holds {most:,.0f} images; up to {EXACT:,} are counted exactly")
     names = RANKED[:1] if auroc_only else RANKED
     if not len(ranking.codes):
         return dict.fromkeys(names, np.full(len(counts), np.nan))
     with np.errstate(divide="ignore", invalid="ignore"):  # of a draw without a class
-        starts = range(0, len(counts), CHUNK)
-        parts = [_curves(ranking, counts[k : k + CHUNK], auroc_only) for k in starts]
+        parts = [_curves(ranking, some, auroc_only) for some in few]
     return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
