@@ -65,19 +65,19 @@ def probe_backbone(
     """
     if not isinstance(net, XrayNet):
         raise ConfigError(f"{type(net).__name__} is not an XrayNet: it has no features to probe")
-    train, val, _ = (len(data.split.subsets[subset]) for subset in SUBSETS)
+    images = {subset: len(data.split.subsets[subset]) for subset in SUBSETS}
+    train, val, _ = images.values()
     targets = np.concatenate([data.subset_targets(subset) for subset in SUBSETS])
-    records = [record for subset in SUBSETS for record in data.subset_records(subset)]
-    told = [bool((known == 0).any() and (known == 1).any()) for known in targets[:train].T]
-    labels = [label for label, both in zip(data.labels, told, strict=True) if both]
+    patients = np.concatenate([patient_ids(data.subset_records(subset)) for subset in SUBSETS])
+    told = np.array([{0, 1} <= {*known.tolist()} for known in targets[:train].T])
+    labels, left_out = (np.array(data.labels)[those].tolist() for those in (told, ~told))
     if not labels:
         raise DataError(f"in training no label of {', '.join(data.labels)} has both answers")
-    targets, features = targets[:, told], _standardise(_pool(net, data, progress), train)
-    patients, prior = patient_ids(records), prevalence(targets[:train])
+    targets, features = targets[:, told], _pool(net, data, progress)
 
     def look_beside(count: float) -> Floats:
         shares = share_among_neighbours(features, targets, patients, int(count), learned=train)
-        return np.where(np.isnan(shares), prior, shares)
+        return np.where(np.isnan(shares), prevalence(targets[:train]), shares)
 
     def fit(penalty: float) -> Floats:
         return np.column_stack([_fit(features, known, train, penalty) for known in targets.T])
@@ -92,30 +92,23 @@ def probe_backbone(
     return BackboneProbe(
         str(net.config["backbone"]), net.load_report or "random weights", data.image_size,
         features.shape[1], data.source.title, SplitName(data.split.name, data.split.fingerprint),
-        data.split.subset_fingerprints["test"],
-        {subset: len(data.split.subsets[subset]) for subset in SUBSETS},
-        len(set(patients[train + val :].tolist())),
-        [label for label in data.labels if label not in labels],
-        chosen[0], int(chosen[1]), metrics[0], metrics[1], draws, seed,
+        data.split.subset_fingerprints["test"], images, len(set(patients[train + val :].tolist())),
+        left_out, chosen[0], int(chosen[1]), metrics[0], metrics[1], draws, seed,
     )  # fmt: skip
 
 
 def _pool(
     net: XrayNet, data: XrayDataModule, progress: Callable[[int, int], object] | None
 ) -> Floats:
-    """Features of every image, training first, (N, C)."""
-    pooled, count = list[Floats](), sum(len(data.split.subsets[subset]) for subset in SUBSETS)
+    """Features of every image, training first, (N, C), standardised by training."""
+    pooled, count = list[Floats](), sum(map(len, data.split.subsets.values()))
     for batch in (batch for subset in SUBSETS for batch in data.evaluation_loader(subset)):
         pooled.append(pool_features(net.eval(), batch["image"]))
         if progress:
             progress(sum(map(len, pooled)), count)
-    return np.concatenate(pooled)
-
-
-def _standardise(features: Floats, train: int) -> Floats:
-    """By mean and deviation of the first ``train`` images."""
+    features, train = np.concatenate(pooled), len(data.split.subsets["train"])
     scale = features[:train].std(axis=0)
-    return (features - features[:train].mean(axis=0)) / np.where(scale > 0, scale, 1)
+    return np.asarray((features - features[:train].mean(axis=0)) / np.where(scale > 0, scale, 1))
 
 
 def _fit(features: Floats, targets: Array, train: int, penalty: float) -> Floats:
