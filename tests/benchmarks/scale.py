@@ -3,8 +3,9 @@
     python tests/benchmarks/scale.py NIH_METADATA 10000 100000 1000000 [figure=scale.png]
 
 One process a size: reading the table, a patient split, the order of an epoch, a cache of small
-squares, opened again, and ``evaluate`` with 2,000 draws of patients. Prints seconds and the most
-memory of each step as a table of data/README.md, and the growth from the first size to the last.
+squares, opened again, and ``evaluate`` with 2,000 draws of patients. Prints seconds of
+the processor (all threads: other load does not count) and the most memory of each step as a table
+of data/README.md, and how the seconds grow from the first size to the last.
 """
 
 import json
@@ -13,7 +14,7 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import pandas as pd
@@ -49,18 +50,18 @@ def write_table(metadata: Path, folder: Path, count: int) -> None:
 
 def measure(metadata: Path, count: int) -> dict[str, tuple[float, float]]:
     """Seconds and GB of each step."""
-    steps, started = dict[str, tuple[float, float]](), perf_counter()
+    steps, started = dict[str, tuple[float, float]](), process_time()
 
     def note(step: str) -> None:
         nonlocal started
         status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
-        steps[step] = perf_counter() - started, int(status.split()[0]) / 1e6
+        steps[step] = process_time() - started, int(status.split()[0]) / 1e6
         Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
-        started = perf_counter()
+        started = process_time()
 
     with tempfile.TemporaryDirectory() as place:
         write_table(metadata, Path(place), count)
-        started = perf_counter()
+        started = process_time()
         source = Repeated(place)
         note("table")
         split = xl.patient_split(source.records, None)
