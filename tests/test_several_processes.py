@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,12 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from running import TRAIN, XRAY, comparable, read_table, start
 from sklearn.metrics import roc_auc_score
 from toy import quiet_trainer
 
-from xray_lightning import XrayTask, load_checkpoint, predict_subset, read_predictions, summarise
+from xray_lightning import (
+    XrayDataModule,
+    XrayTask,
+    load_checkpoint,
+    predict_subset,
+    read_predictions,
+    summarise,
+)
 from xray_lightning.cli.build import data_from
 from xray_lightning.cli.opening import read_settings
 
@@ -123,22 +132,23 @@ def test_one_process_gives_the_same_figures(folder: Path) -> None:
     assert ours["auroc"]["labels"] == pytest.approx(theirs["auroc"]["labels"], abs=1e-6)
 
 
-@pytest.mark.usefixtures("trained")
-def test_one_process_validates_alike(folder: Path, tmp_path: Path) -> None:
-    """metrics.csv holds what two processes logged at the best epoch."""
-    checkpoint = load_checkpoint(folder / "two/checkpoints/best.ckpt")
-    logged = read_table(folder / "two/metrics.csv")[checkpoint.epoch]
-    cache = folder / "outputs/cache"
-    data = data_from(read_settings(checkpoint, [f"cache_dir={cache}"]))
-    task = XrayTask(checkpoint.build_net())
-    trainer = quiet_trainer(tmp_path)
+def validate_alone(run: Path, name: str) -> tuple[pl.Trainer, XrayTask, XrayDataModule]:
+    """One process validates a checkpoint as metrics.csv says that several did."""
+    checkpoint = load_checkpoint(run / "checkpoints" / name)
+    logged = read_table(run / "metrics.csv")[checkpoint.epoch]
+    data = data_from(read_settings(checkpoint, [f"cache_dir={run.parent / 'outputs/cache'}"]))
+    task, trainer = XrayTask(checkpoint.build_net()), quiet_trainer(run / "alone")
     alone = trainer.validate(task, data, verbose=False)[0]
     assert len(data.subset_records("val")) % 2 == 1
-    assert alone["val/auroc"] == pytest.approx(float(logged["val/auroc"]), abs=1e-6)
-    assert alone["val/loss"] == pytest.approx(float(logged["val/loss"]), abs=1e-6)
-    for label in data.labels:
-        value, text = alone[f"val/auroc/{label}"], logged[f"val/auroc/{label}"]
-        assert np.isnan(value) if text == "" else value == pytest.approx(float(text), abs=1e-6)
+    for key in ("val/auroc", "val/loss", *(f"val/auroc/{label}" for label in data.labels)):
+        text = logged[key] or "nan"
+        assert alone[key] == pytest.approx(float(text), abs=1e-6, nan_ok=True)
+    return trainer, task, data
+
+
+@pytest.mark.usefixtures("trained")
+def test_one_process_validates_alike(folder: Path) -> None:
+    trainer, task, data = validate_alone(folder / "two", "best.ckpt")
     ours = summarise(predict_subset(trainer, task, data, "val"), "")["auroc"]["mean"]
     assert ours == pytest.approx(metrics(folder / "two")["val"]["auroc"]["mean"], abs=1e-6)
     for subset in ("val", "test"):
@@ -272,6 +282,30 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path, started: Any) -> 
     ]
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
+
+
+def test_two_nodes_of_which_one_dies(folder: Path) -> None:
+    """Four processes under two agents of torchrun; two go on, with the figures of one."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = free.getsockname()
+    words = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
+    words += [f"--rdzv-endpoint={place[0]}:{place[1]}", "--rdzv-backend=c10d"]
+    words += ["--local-addr=127.0.0.1", TRAIN[1], *TOY, *TWO]
+    command = [sys.executable, *words, "trainer.num_nodes=2", "epochs=500", "hydra.run.dir=nodes"]
+    apart = {"cwd": folder, "stderr": subprocess.PIPE}
+    first = start(command, lambda _: socket.socket().connect_ex(place) == 0, **apart)
+    other = start(command, lambda _: (folder / "nodes/checkpoints/last.ckpt").exists(), **apart)
+    status = {p: Path(f"/proc/{p}/status").read_text() for p in processes_of("hydra.run.dir=nodes")}
+    theirs = [p for p, text in status.items() if f"PPid:\t{other.pid}\n" in text]
+    for process in (other.pid, *theirs):
+        os.kill(process, signal.SIGKILL)
+    said = first.communicate(timeout=WAIT)[1]
+    assert (len(theirs), first.returncode) == (2, 1)
+    assert "error: another of the 4 processes of this run is gone" in said
+    assert "Traceback" not in said.split("torch.distributed.elastic")[0]
+    validate_alone(folder / "nodes", "last.ckpt")
+    run([*TRAIN, "resume=nodes", "trainer.num_nodes=1", "trainer.max_epochs=9"], folder)
+    validate_alone(folder / "nodes", "last.ckpt")
 
 
 def test_ctrl_c_ends_all(folder: Path, started: Any) -> None:

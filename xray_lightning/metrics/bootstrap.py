@@ -17,7 +17,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
 from xray_lightning.metrics.ranks import Codes, Counts, Ranking, curves_over, sum_patients
 
-BLOCK = 2**28  # bytes of counts that are turned to float64 at one time
+BLOCK = 2**26  # bytes of counts that are turned to float64 at one time
 
 Rows = npt.NDArray[np.intp] | Mask | slice
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from xray_lightning.checkpoint import Checkpoint, load_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS
 from xray_lightning.data.source import usage_notes
-from xray_lightning.errors import ConfigError, SplitError, require_number
+from xray_lightning.errors import ConfigError, SplitError, XrayError, require_number
 from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.estimates import CURVES, best_of, mean_metric
 from xray_lightning.results import Result
@@ -40,6 +41,7 @@ from xray_lightning.training.task import XrayTask
 LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 MONITOR = "val/auroc"  # what chooses the best checkpoint unless another metric is named
+LOST = re.compile("gloo|nccl|by peer", re.IGNORECASE)  # what torch says where a process is gone
 EARLIER = {"monitor": MONITOR, "tolerance": 0.0}  # of runs before these were settings
 
 
@@ -118,8 +120,12 @@ def train(
     log_run(data, task, trainer)
     try:
         trainer.fit(task, data, ckpt_path=resume.path if resume else None, weights_only=True)
-    except Exception:  # of any kind: the other processes would wait for this one for half an hour
+    except Exception as error:  # the other processes would wait for this one for half an hour
         stop_processes(trainer)
+        if trainer.world_size > 1 and LOST.search(str(error)):
+            gone = f"another of the {trainer.world_size} processes of this run is gone; its own "
+            then = f"lines or its node's log say why. python train.py resume={folder} goes on"
+            raise XrayError(f"{gone}{then}, also with another number of processes") from error
         raise
     epoch = load_checkpoint(folder / "checkpoints" / "best.ckpt").epoch
     return TrainingRun(
