@@ -18,7 +18,6 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_rehearsal_without_a_gpu() -> None:
     printed = run("--device", "cpu", "--small")
     assert "CPU (rehearsal)" in printed

@@ -178,7 +178,6 @@ def measure(classifier, films: torch.Tensor, patients: list[str]) -> dict[str, f
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_held_back_films(shared_data: Path, tmp_path: Path) -> None:
     """MobileNetV2 from ImageNet, trained on NIH's sample at 128 px by patient, four epochs."""
     weights = shared_data.parent / "imagenet_mobilenetv2.safetensors"

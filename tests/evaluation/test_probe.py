@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.preprocessing import StandardScaler
 
 import xray_lightning as xl
 from xray_lightning.evaluation import probe
@@ -31,14 +31,8 @@ def net(data: xl.XrayDataModule) -> xl.XrayNet:
     return xl.XrayNet(data.labels, "resnet10t", image_size=32)
 
 
-class Unit(KNeighborsClassifier):
-    """Neighbours by the cosine: by the distance of features of unit length."""
-
-    def fit(self, films, answers):
-        return super().fit(normalize(films), answers)
-
-    def predict_proba(self, films):
-        return super().predict_proba(normalize(films))
+def neighbours(count: int) -> KNeighborsClassifier:
+    return KNeighborsClassifier(count, metric="cosine")
 
 
 def measure(sets, targets, make, setting) -> dict[str, list[float]]:
@@ -68,7 +62,7 @@ def test_both_probes_by_hand(data: xl.XrayDataModule, net: xl.XrayNet) -> None:
 
     for metrics, settings, own, make in (
         (found.linear, probe.PENALTIES, found.penalty, lambda c: LogisticRegression(C=c)),
-        (found.nearest, probe.NEIGHBOURS[:2], found.neighbours, Unit),
+        (found.nearest, probe.NEIGHBOURS[:2], found.neighbours, neighbours),
     ):
         tried = {setting: measure(sets, targets, make, setting) for setting in settings}
         means = {setting: np.nanmean(aurocs["val"]) for setting, aurocs in tried.items()}
