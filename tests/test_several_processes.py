@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +133,13 @@ def test_one_process_gives_the_same_figures(folder: Path) -> None:
     assert ours["auroc"]["labels"] == pytest.approx(theirs["auroc"]["labels"], abs=1e-6)
 
 
-def validate_alone(run: Path, name: str) -> tuple[pl.Trainer, XrayTask, XrayDataModule]:
+def validate_alone(
+    run: Path, cache: Path, name: str
+) -> tuple[pl.Trainer, XrayTask, XrayDataModule]:
     """One process validates a checkpoint as metrics.csv says that several did."""
     checkpoint = load_checkpoint(run / "checkpoints" / name)
     logged = read_table(run / "metrics.csv")[checkpoint.epoch]
-    data = data_from(read_settings(checkpoint, [f"cache_dir={run.parent / 'outputs/cache'}"]))
+    data = data_from(read_settings(checkpoint, [f"cache_dir={cache}"]))
     task, trainer = XrayTask(checkpoint.build_net()), quiet_trainer(run / "alone")
     alone = trainer.validate(task, data, verbose=False)[0]
     assert len(data.subset_records("val")) % 2 == 1
@@ -148,7 +151,7 @@ def validate_alone(run: Path, name: str) -> tuple[pl.Trainer, XrayTask, XrayData
 
 @pytest.mark.usefixtures("trained")
 def test_one_process_validates_alike(folder: Path) -> None:
-    trainer, task, data = validate_alone(folder / "two", "best.ckpt")
+    trainer, task, data = validate_alone(folder / "two", folder / "outputs/cache", "best.ckpt")
     ours = summarise(predict_subset(trainer, task, data, "val"), "")["auroc"]["mean"]
     assert ours == pytest.approx(metrics(folder / "two")["val"]["auroc"]["mean"], abs=1e-6)
     for subset in ("val", "test"):
@@ -284,30 +287,6 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path, started: Any) -> 
         assert torch.equal(tensor, states[1][name]), name
 
 
-def test_two_nodes_of_which_one_dies(folder: Path) -> None:
-    """Four processes under two agents of torchrun; two go on, with the figures of one."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        place = free.getsockname()
-    words = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
-    words += [f"--rdzv-endpoint={place[0]}:{place[1]}", "--rdzv-backend=c10d"]
-    words += ["--local-addr=127.0.0.1", TRAIN[1], *TOY, *TWO]
-    command = [sys.executable, *words, "trainer.num_nodes=2", "epochs=500", "hydra.run.dir=nodes"]
-    apart = {"cwd": folder, "stderr": subprocess.PIPE}
-    first = start(command, lambda _: socket.socket().connect_ex(place) == 0, **apart)
-    other = start(command, lambda _: (folder / "nodes/checkpoints/last.ckpt").exists(), **apart)
-    status = {p: Path(f"/proc/{p}/status").read_text() for p in processes_of("hydra.run.dir=nodes")}
-    theirs = [p for p, text in status.items() if f"PPid:\t{other.pid}\n" in text]
-    for process in (other.pid, *theirs):
-        os.kill(process, signal.SIGKILL)
-    said = first.communicate(timeout=WAIT)[1]
-    assert (len(theirs), first.returncode) == (2, 1)
-    assert "error: another of the 4 processes of this run is gone" in said
-    assert "Traceback" not in said.split("torch.distributed.elastic")[0]
-    validate_alone(folder / "nodes", "last.ckpt")
-    run([*TRAIN, "resume=nodes", "trainer.num_nodes=1", "trainer.max_epochs=9"], folder)
-    validate_alone(folder / "nodes", "last.ckpt")
-
-
 def test_ctrl_c_ends_all(folder: Path, started: Any) -> None:
     process = started("stopped", "epochs=500")
     process.send_signal(signal.SIGINT)
@@ -353,3 +332,30 @@ def test_tasks_of_slurm_share_a_folder(trained, folder) -> None:
     assert "run directory:" in texts[0][0]
     assert texts[1][0] == ""
     assert metrics(made) == metrics(folder / "two")
+
+
+def test_two_nodes_of_which_one_dies(folder: Path) -> None:
+    """Four processes under two agents of torchrun; two go on, with the figures of one."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = free.getsockname()
+    words = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
+    words += [f"--rdzv-endpoint={place[0]}:{place[1]}", "--rdzv-backend=c10d"]
+    words += ["--local-addr=127.0.0.1", TRAIN[1], *TOY, *TWO]
+    command = [sys.executable, *words, "trainer.num_nodes=2", "epochs=500"]
+    folders = partial(folder.glob, "outputs/torchrun-none.*_resnet50_patient/checkpoints/last.ckpt")
+    apart = {"cwd": folder, "stderr": subprocess.PIPE}
+    first = start(command, lambda _: socket.socket().connect_ex(place) == 0, **apart)
+    other = start(command, lambda _: [*folders()], **apart)
+    status = {p: Path(f"/proc/{p}/status").read_text() for p in processes_of("trainer.num_nodes=2")}
+    theirs = [p for p, text in status.items() if f"PPid:\t{other.pid}\n" in text]
+    for process in (other.pid, *theirs):
+        os.kill(process, signal.SIGKILL)
+    said = first.communicate(timeout=WAIT)[1]
+    assert (len(theirs), first.returncode) == (2, 1)
+    assert "error: another of the 4 processes of this run is gone" in said
+    assert "Traceback" not in said.split("torch.distributed.elastic")[0]
+    (last,) = folders()
+    nodes = last.parents[1]
+    validate_alone(nodes, folder / "outputs/cache", last.name)
+    run([*TRAIN, f"resume={nodes}", "trainer.num_nodes=1", "trainer.max_epochs=9"], folder)
+    validate_alone(nodes, folder / "outputs/cache", last.name)

@@ -24,7 +24,9 @@ def started_outside() -> bool:
 
 
 def slurm_step() -> str | None:
-    """``slurm-<job>.<step>`` in a job step of several tasks, the same in each; otherwise None."""
+    """``slurm-<job>.<step>`` or ``torchrun-<id>.<port>``, the same in each task; otherwise None."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "torchrun-{TORCHELASTIC_RUN_ID}.{MASTER_PORT}".format(**os.environ)
     if int(os.environ.get("SLURM_NTASKS", "1")) == 1 or "SLURM_JOB_ID" not in os.environ:
         return None
     return f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_STEP_ID', '0')}"

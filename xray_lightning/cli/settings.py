@@ -72,7 +72,7 @@ def find_conf() -> Path:
 
 def name_run(resume: str | None, *names: str, now: datetime | None = None) -> str:
     """The resumed run's folder, or ``outputs/<date>_<time>_<model>_<split>``."""
-    # Slurm's tasks each work it out, at their own time: there ``slurm-<job>.<step>`` replaces it
+    # Slurm's and torchrun's tasks each work it out, at their own time: their job's id replaces it
     if resume:
         if not (Path(resume) / "config.yaml").is_file():  # before Hydra makes the folder
             raise ConfigError(f"resume={resume}: no config.yaml there; name the folder of a run")
