@@ -128,6 +128,7 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
         {k: v for k, v in entries_of(EARLIER | values) if not isinstance(v, dict)}
         for values in (ours, configs.read_config(run / "config.yaml"))
     )
+    then.setdefault("trainer.num_nodes", now.get("trainer.num_nodes"))  # of an earlier version
     keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]
     changed = [key for key in keys if now.get(key) != then.get(key)]
     changed.sort(key=lambda key: key.count("."))  # what others are derived from comes first
