@@ -344,7 +344,8 @@ def test_two_nodes_of_which_one_dies(folder: Path) -> None:
     command = [sys.executable, *words, "trainer.num_nodes=2", "epochs=500"]
     folders = partial(folder.glob, "outputs/torchrun-none.*_resnet50_patient/checkpoints/last.ckpt")
     apart = {"cwd": folder, "stderr": subprocess.PIPE}
-    first = start(command, lambda _: socket.socket().connect_ex(place) == 0, **apart)
+    with socket.socket() as asks:
+        first = start(command, lambda _: asks.connect_ex(place) == 0, **apart)
     other = start(command, lambda _: [*folders()], **apart)
     status = {p: Path(f"/proc/{p}/status").read_text() for p in processes_of("trainer.num_nodes=2")}
     theirs = [p for p, text in status.items() if f"PPid:\t{other.pid}\n" in text]

@@ -39,13 +39,12 @@ class Repeated(xl.ChestXray14):
 def write_table(metadata: Path, folder: Path, count: int) -> None:
     """The first ``count`` rows of copies of NIH's table, each with patients of its own."""
     table = pd.read_csv(metadata / "Data_Entry_2017_v2020.csv.gz")
-    patient, ending = table["Patient ID"], table["Image Index"].str.split("_").str[1]
-    copies = []
-    for number in range(-(-count // len(table))):
-        ids = patient + number * (patient.max() + 1)
-        names = ids.astype(str).str.zfill(8) + "_" + ending
-        copies.append(table.assign(**{"Patient ID": ids, "Image Index": names}))
-    pd.concat(copies)[:count].to_csv(folder / "Data_Entry_2017_v2020.csv", index=False)
+    rows = np.arange(count)
+    copies = table.iloc[rows % len(table)].reset_index(drop=True)
+    copies["Patient ID"] += rows // len(table) * (table["Patient ID"].max() + 1)
+    ids = copies["Patient ID"].astype(str).str.zfill(8)
+    copies["Image Index"] = ids + "_" + copies["Image Index"].str.split("_").str[1]
+    copies.to_csv(folder / "Data_Entry_2017_v2020.csv", index=False)
 
 
 def measure(metadata: Path, count: int) -> dict[str, tuple[float, float]]:
@@ -72,16 +71,15 @@ def measure(metadata: Path, count: int) -> dict[str, tuple[float, float]]:
         order = list(samplers.EpochSampler(plan, len(train), batch_size=32, seed=0))
         assert len(order) in (len(train), len(train) - 1)
         note("epoch")
-        settings = {"size": SIDE, "root": Path(place) / "cache", "progress": False}
-        open_cache(source, source.records, **settings)
+        keep = partial(open_cache, source, source.records, size=SIDE, root=place, progress=False)
+        keep()
         note("cache")
-        opened = open_cache(source, source.records, **settings)
+        opened = keep()
         assert all(opened.square(row).mean() == 128 for row, _ in order[:1000])
         note("opened")
     scores = (0.7 * np.random.default_rng(0).random(targets.shape) + 0.3 * targets).astype("f4")
-    ids = read_column(source.records, "image_id")
-    predictions = Predictions(source.labels, ids, patients.tolist(), targets, scores)
-    xl.evaluate(predictions, source.records, draws=DRAWS)
+    ids = read_column(source.records, "image_id"), patients.tolist()
+    xl.evaluate(Predictions(source.labels, *ids, targets, scores), source.records, draws=DRAWS)
     note("evaluate")
     return steps
 
@@ -108,13 +106,12 @@ def draw(rows: dict[int, dict[str, tuple[float, float]]], path: Path) -> None:
 
     page, counts = Figure(figsize=(8, 3.4), layout="constrained"), np.array([*rows])
     seconds, memory = page.subplots(1, 2)
-    for side, axes in enumerate((seconds, memory)):
-        for step in STEPS:
-            axes.loglog(counts, [row[step][side] for row in rows.values()], "o-", label=step)
-        axes.set(xlabel="images", ylabel=("seconds", "GB")[side])
-    for step in ("split", "evaluate"):
-        line = counts * np.log(counts)
-        seconds.loglog(counts, line / line[0] * rows[counts[0]][step][0], "k:", zorder=0)
+    for step in STEPS:
+        both, line = np.array([row[step] for row in rows.values()]).T, counts * np.log(counts)
+        for axes, column, name in zip((seconds, memory), both, ("seconds", "GB"), strict=True):
+            axes.loglog(counts, column, "o-", label=step)
+            axes.set(xlabel="images", ylabel=name)
+        seconds.loglog(counts, line / line[0] * both[0, 0], "k:", zorder=0, linewidth=0.8)
     seconds.set_title("dotted: n log n from the first size on", fontsize=9)
     memory.legend(fontsize=8)
     page.savefig(path, dpi=120)

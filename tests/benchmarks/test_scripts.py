@@ -1,0 +1,47 @@
+"""The long scripts: their rehearsals, so that they cannot rot, and the pass over a GPU."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def run(script: str, *arguments: object) -> str:
+    command = [sys.executable, Path(__file__).with_name(script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_rehearsal_without_a_gpu() -> None:
+    printed = run("gpu.py", "--device", "cpu", "--small")
+    assert "CPU (rehearsal)" in printed
+    assert "MISSED" not in printed
+
+
+@pytest.mark.gpu
+def test_everything_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    print(run("gpu.py", "--device", "cuda"))
+
+
+@pytest.mark.slow
+def test_rehearsal_of_the_recipe(shared_data: Path) -> None:
+    """The default recipe against a bare loop."""
+    small = "seeds=1", "image_size=32", "epochs=1"
+    printed = run("recipe.py", shared_data / "nih-sample", *small)
+    assert "seed 0: train.py 0." in printed
+    assert "mean of 1 seeds" in printed
+    assert "ratio recipe_over_bare_loop" in printed
+
+
+@pytest.mark.slow
+def test_rehearsal_of_the_growth(shared_data: Path, tmp_path: Path) -> None:
+    place = f"figure={tmp_path / 'scale.png'}"
+    printed = run("scale.py", shared_data / "nih-metadata", 500, 1000, place)
+    assert "\n| 1,000 | " in printed
+    assert (tmp_path / "scale.png").stat().st_size > 10_000
