@@ -355,7 +355,7 @@ def test_studies_and_forms(classifier, write_dicom, images, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "named"), [("xlsx", "csv, json or parquet, got 'xlsx'"), ("parquet", "needs pyarrow")]
+    ("form", "named"), [("xlsx", "csv, json, parquet, got 'xlsx'"), ("parquet", "needs pyarrow")]
 )
 def test_forms_that_cannot_be(form, named, classifier, scans, monkeypatch) -> None:
     monkeypatch.setattr("xray_lightning.deploy.predict.find_spec", lambda name: None)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from running import xray
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from toy import aurocs_of_labels
 
 import xray_lightning as xl
 from xray_lightning.evaluation import probe
@@ -31,20 +31,14 @@ def net(data: xl.XrayDataModule) -> xl.XrayNet:
     return xl.XrayNet(data.labels, "resnet10t", image_size=32)
 
 
-def neighbours(count: int) -> KNeighborsClassifier:
-    return KNeighborsClassifier(count, metric="cosine")
-
-
-def measure(sets, targets, make, setting) -> dict[str, list[float]]:
+def measure(sets, targets, model) -> dict[str, list[float]]:
     """AUROC of each label but the last, whose answer is one, on validation and test."""
-    aurocs = {"val": [], "test": []}
-    for column in range(targets["train"].shape[1] - 1):
-        model = make_pipeline(StandardScaler(), make(setting))
-        model.fit(sets["train"], targets["train"][:, column])
-        for subset, values in aurocs.items():
-            answers, scores = targets[subset][:, column], model.predict_proba(sets[subset])[:, 1]
-            values.append(roc_auc_score(answers, scores) if answers.any() else np.nan)
-    return aurocs
+    scores = {"val": [], "test": []}
+    for answers in targets["train"].T[:-1]:
+        fitted = make_pipeline(StandardScaler(), model).fit(sets["train"], answers)
+        for subset, columns in scores.items():
+            columns.append(fitted.predict_proba(sets[subset])[:, 1])
+    return {k: aurocs_of_labels(np.transpose(v), targets[k][:, :-1]) for k, v in scores.items()}
 
 
 def test_both_probes_by_hand(data: xl.XrayDataModule, net: xl.XrayNet) -> None:
@@ -60,11 +54,11 @@ def test_both_probes_by_hand(data: xl.XrayDataModule, net: xl.XrayNet) -> None:
     assert found.images == {subset: len(films) for subset, films in sets.items()}
     assert (found.features, found.weights) == (512, "random weights")
 
-    for metrics, settings, own, make in (
-        (found.linear, probe.PENALTIES, found.penalty, lambda c: LogisticRegression(C=c)),
-        (found.nearest, probe.NEIGHBOURS[:2], found.neighbours, neighbours),
-    ):
-        tried = {setting: measure(sets, targets, make, setting) for setting in settings}
+    linear = {c: LogisticRegression(C=c) for c in probe.PENALTIES}
+    beside = {k: KNeighborsClassifier(k, metric="cosine") for k in probe.NEIGHBOURS[:2]}
+    both = (found.linear, found.penalty, linear), (found.nearest, found.neighbours, beside)
+    for metrics, own, models in both:
+        tried = {setting: measure(sets, targets, model) for setting, model in models.items()}
         means = {setting: np.nanmean(aurocs["val"]) for setting, aurocs in tried.items()}
         assert means[own] == pytest.approx(max(means.values()), abs=0.001)
         theirs = [label["auroc"].value for label in metrics.labels.values()]
