@@ -122,10 +122,7 @@ def train(
         trainer.fit(task, data, ckpt_path=resume.path if resume else None, weights_only=True)
     except Exception as error:  # the other processes would wait for this one for half an hour
         stop_processes(trainer)
-        if trainer.world_size > 1 and LOST.search(str(error)):
-            gone = f"another of the {trainer.world_size} processes of this run is gone; its own "
-            then = f"lines or its node's log say why. python train.py resume={folder} goes on"
-            raise XrayError(f"{gone}{then}, also with another number of processes") from error
+        name_loss(error, trainer.world_size, folder)
         raise
     epoch = load_checkpoint(folder / "checkpoints" / "best.ckpt").epoch
     return TrainingRun(
@@ -136,6 +133,14 @@ def train(
         seconds=table.seconds,
         val_auroc=next((row[MONITOR] for row in table.rows if row["epoch"] == epoch), math.nan),
     )
+
+
+def name_loss(error: Exception, processes: int, folder: Path) -> None:
+    """Raise an XrayError, which says how to go on, where the error is that another process died."""
+    if processes > 1 and LOST.search(str(error)):
+        gone = f"another of the {processes} processes of this run is gone; its own lines or its "
+        then = f"node's log say why. python train.py resume={folder} goes on, also with another "
+        raise XrayError(f"{gone}{then}number of processes") from error
 
 
 def stop_processes(trainer: pl.Trainer) -> None:
