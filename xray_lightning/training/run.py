@@ -3,7 +3,8 @@
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,12 +119,8 @@ def train(
         require_same_split(resume, data)
     data.require_images(trainer.world_size)
     log_run(data, task, trainer)
-    try:
+    with stop_together(trainer, folder):
         trainer.fit(task, data, ckpt_path=resume.path if resume else None, weights_only=True)
-    except Exception as error:  # the other processes would wait for this one for half an hour
-        stop_processes(trainer)
-        name_loss(error, trainer.world_size, folder)
-        raise
     epoch = load_checkpoint(folder / "checkpoints" / "best.ckpt").epoch
     return TrainingRun(
         folder=str(folder),
@@ -135,12 +132,18 @@ def train(
     )
 
 
-def name_loss(error: Exception, processes: int, folder: Path) -> None:
-    """Raise an XrayError, which says how to go on, where the error is that another process died."""
-    if processes > 1 and LOST.search(str(error)):
-        gone = f"another of the {processes} processes of this run is gone; its own lines or its "
-        then = f"node's log say why. python train.py resume={folder} goes on, also with another "
-        raise XrayError(f"{gone}{then}number of processes") from error
+@contextmanager
+def stop_together(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
+    """Stop the others at any error, for which they would wait half an hour; name a lost process."""
+    try:
+        yield
+    except Exception as error:
+        stop_processes(trainer)
+        if trainer.world_size == 1 or not LOST.search(str(error)):
+            raise
+        gone = f"another of the {trainer.world_size} processes of this run is gone; its own lines "
+        then = f"or its node's log say why. python train.py resume={folder} goes on, also with "
+        raise XrayError(f"{gone}{then}another number of processes") from error
 
 
 def stop_processes(trainer: pl.Trainer) -> None:
