@@ -44,7 +44,7 @@ FLOORS = {  # the least value; of the gain, which has none, one that nothing use
 IMAGE_DRAWS = 500  # of the image-level interval, which is only there to be compared with
 FEW_PATIENTS = 20  # with a positive image: below, the simulation in the README warns of intervals
 
-Draws = dict[str, Floats]  # metric -> of the sample and each draw, or images of each patient
+Draws = dict[str, Floats]  # metric -> of the sample and each draw
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Drawn:
     """Every metric of a label, or of the mean, and what it rests on."""
 
     values: Draws  # metric -> of the sample and each draw, (1 + D,)
-    images: Draws  # metric -> images of each patient that it rests on, of each label, (L, P)
+    images: dict[str, list[Floats]]  # metric -> of each label, images of each patient, (P,)
 
     def estimate(self, metric: str) -> Estimate:
         value, images = float(self.values[metric][0]), self.images[metric]
@@ -129,12 +129,12 @@ class _Drawn:
             floor = float((value - precision) / (1 - precision))  # of an average precision of 0
         draws = (self.values[metric] - floor) / (1 - floor)  # shares of what is possible
         share = 0.0 if abs(draws[0]) <= ROUNDING else float(draws[0])
-        spread = Spread.of(draws[1:], effective_patients(images.sum(axis=0)))
+        spread = Spread.of(draws[1:], effective_patients(np.sum(images, axis=0)))
         biased = metric in BIASED and not np.isnan(spread.deviation)
         bias = float(np.nanmean(draws[1:])) - share if biased else 0.0
         ends, exact = share_interval(share, spread, bias=bias), False
         if metric not in ERRORS and np.isnan(ends).any():
-            poorest = int((images > 0).sum(axis=1).min())
+            poorest = min(int((own > 0).sum()) for own in images)
             ends, exact = exact_interval(share, poorest), share in (0, 1)
         low, high = (floor + (1 - floor) * end for end in ends)
         return Estimate(value, low, high, exact)
@@ -216,7 +216,8 @@ def _draw(
     masks |= dict.fromkeys((*SQUARES, *CALIBRATED), np.ones_like(positive))
     masks |= dict.fromkeys(RANKED, ranking.rarer) | {"sensitivity_at_specificity": positive}
     count = partial(sum_patients, ranking.codes, patients=bootstrap.patients)
-    return _Drawn(values, {metric: count(mask)[None] for metric, mask in masks.items()})
+    counts = {id(mask): [count(mask)] for mask in masks.values()}  # of each once
+    return _Drawn(values, {metric: counts[id(mask)] for metric, mask in masks.items()})
 
 
 def _at_threshold(
@@ -244,7 +245,7 @@ def _mean(labels: Sequence[_Drawn]) -> _Drawn:
     for metric in labels[0].values:
         values[metric] = mean_of_defined(np.stack([label.values[metric] for label in labels]))
         defined = [label for label in labels if np.isfinite(label.values[metric][0])] or labels
-        images[metric] = np.vstack([label.images[metric] for label in defined])
+        images[metric] = [own for label in defined for own in label.images[metric]]
     return _Drawn(values, images)
 
 
