@@ -23,7 +23,7 @@ RANKED = (  # what only the order of the scores decides
     *("partial_auroc", "sensitivity_at_specificity"),
 )
 FALSE_ALARMS = 0.1  # share of the negatives that the last two allow: a specificity of 0.9
-CHUNK = 32  # draws at a time
+CHUNK, CELLS = 32, 2**22  # draws at a time, and their images together
 EXACT = 2**24  # float32 counts in whole numbers up to here
 
 
@@ -66,7 +66,8 @@ def curves_over(ranking: Ranking, counts: Counts, *, auroc_only: bool = False) -
     """The figures ``RANKED`` of each draw, (D,) each; NaN without a positive or a negative."""
     # Those of the images repeated by ``counts`` (D, P), whole ones in float32, any in float64.
     images = np.bincount(ranking.codes, minlength=counts.shape[1])
-    few = [counts[k : k + CHUNK] for k in range(0, len(counts), CHUNK)]
+    step = max(1, min(CHUNK, CELLS // max(1, len(ranking.codes))))
+    few = [counts[k : k + step] for k in range(0, len(counts), step)]
     most = max(float((some.astype(np.float64) @ images).max()) for some in few)
     if counts.dtype == np.float32 and most >= EXACT:
         raise ValueError(f"a draw holds {most:,.0f} images; up to {EXACT:,} are counted exactly")
