@@ -63,11 +63,9 @@ def test_both_probes_by_hand(data: xl.XrayDataModule, net: xl.XrayNet) -> None:
         assert means[own] == pytest.approx(max(means.values()), abs=0.001)
         theirs = [label["auroc"].value for label in metrics.labels.values()]
         assert theirs == pytest.approx(tried[own]["test"], abs=0.003, nan_ok=True)
-        mean = metrics.mean["auroc"]
-        assert mean.value == pytest.approx(np.nanmean(theirs))
+        assert (mean := metrics.mean["auroc"]).value == pytest.approx(np.nanmean(theirs))
         assert mean.low < mean.value < mean.high
-    values = found.to_json()
-    assert xl.BackboneProbe.from_json(values).to_json() == values
+    assert xl.BackboneProbe.from_json(found.to_json()).to_json() == found.to_json()
 
 
 def test_features_that_hold_the_answer(data, net, monkeypatch) -> None:
@@ -102,3 +100,5 @@ def test_the_command(tmp_path) -> None:
     assert f"C={told['penalty']} and the number of neighbours" in printed
     assert f"test images of {told['patients']} patients [{told['fingerprint']}]" in printed
     assert "intervals are rough" in printed
+    words += ["model.backbone=vit_tiny_patch16_224", "image_size=50"]
+    assert "use 48 or 64" in xray("probe", *words, code=2)

@@ -67,10 +67,12 @@ def probe(request: Request) -> None:
     path = request.keep("probe.json")
     from xray_lightning.cli.build import data_from, prepare_process, wants_gpu  # torch, after paths
     from xray_lightning.evaluation.probe import probe_backbone
+    from xray_lightning.models.backbones import require_sizes
     from xray_lightning.report.evaluation_table import probe_lines
 
     data = data_from(config, source, workers=prepare_process(config)["workers"])
     net = make(config.model, labels=data.labels).to("cuda" if wants_gpu(config) else "cpu")
+    require_sizes(net, config.image_size, config.batch_size)
     with show_progress("images through the backbone", unit="images") as report:
         seed = own["bootstrap_seed"]
         result = probe_backbone(net, data, draws=own["draws"], seed=seed, progress=report)
