@@ -70,7 +70,6 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> None:
         ("data data=csv data.table=none.csv", "there is no table none.csv"),
         ("convert none new", "none does not exist"),
         ("probe data=nih data.root=none", "none does not exist"),
-        ("probe drwas=9", "unknown setting drwas: draws"),
         ("external nope.ckpt data=rsna", "no checkpoint at nope.ckpt"),
         ("external any.ckpt data=[phantom]", "any.ckpt is damaged or no checkpoint"),
         ("external zip.ckpt", "name the test sets"),

@@ -1,6 +1,7 @@
 """Frozen features by hand: the same two probes of scikit-learn's own parts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from toy import aurocs_of_labels
 
 import xray_lightning as xl
 from xray_lightning.evaluation import probe
+from xray_lightning.report.page import say
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,8 @@ def test_both_probes_by_hand(data: xl.XrayDataModule, net: xl.XrayNet) -> None:
     targets = {subset: data.subset_targets(subset) for subset in sets}
     assert (found.left_out, done[-1]) == (["Hernia"], (len(data.records),) * 2)
     assert found.images == {subset: len(films) for subset, films in sets.items()}
-    assert (found.features, found.weights) == (512, "random weights")
+    assert (found.features, found.weights, found.compared) == (512, "random weights", 3)
+    assert "not chosen: no label has both" in " ".join(say("probe", replace(found, compared=0), 20))
 
     linear = {c: LogisticRegression(C=c) for c in probe.PENALTIES}
     beside = {k: KNeighborsClassifier(k, metric="cosine") for k in probe.NEIGHBOURS[:2]}

@@ -38,6 +38,7 @@ from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)
 SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir", "trust")  # change no result
+NODES = {"trainer.num_nodes": 1}  # of a trainer that does not name them
 LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
 MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
     *("workers", "threads", "cache_dir", "data.root", "data.table", "data.boxes"),
@@ -125,10 +126,9 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
     """Never take another run's result, or go on with another run's weights."""
     ours = to_container(build.reusable(to_container(config)), resolve=False)
     now, then = (
-        {k: v for k, v in entries_of(EARLIER | values) if not isinstance(v, dict)}
+        NODES | {k: v for k, v in entries_of(EARLIER | values) if not isinstance(v, dict)}
         for values in (ours, configs.read_config(run / "config.yaml"))
     )
-    then.setdefault("trainer.num_nodes", now.get("trainer.num_nodes"))  # of an earlier version
     keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]
     changed = [key for key in keys if now.get(key) != then.get(key)]
     changed.sort(key=lambda key: key.count("."))  # what others are derived from comes first

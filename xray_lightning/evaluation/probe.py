@@ -37,6 +37,7 @@ class BackboneProbe(Result):
     left_out: list[str]  # labels whose known targets in training are all the same
     penalty: float  # of ``PENALTIES`` the best on validation
     neighbours: int  # likewise of ``NEIGHBOURS``
+    compared: int  # labels whose AUROC on validation chose both; 0: nothing did, each is the first
     linear: Metrics
     nearest: Metrics
     draws: int
@@ -63,8 +64,6 @@ def probe_backbone(
         ConfigError: the network is not an :class:`XrayNet`.
         DataError: the known targets of every label are all the same in training.
     """
-    if not isinstance(net, XrayNet):
-        raise ConfigError(f"{type(net).__name__} is not an XrayNet: it has no features to probe")
     images = {subset: len(data.split.subsets[subset]) for subset in SUBSETS}
     train, val, _ = images.values()
     targets = np.concatenate([data.subset_targets(subset) for subset in SUBSETS])
@@ -93,7 +92,8 @@ def probe_backbone(
         str(net.config["backbone"]), net.load_report or "random weights", data.image_size,
         features.shape[1], data.source.title, SplitName(data.split.name, data.split.fingerprint),
         data.split.subset_fingerprints["test"], images, len(set(patients[train + val :].tolist())),
-        left_out, chosen[0], int(chosen[1]), metrics[0], metrics[1], draws, seed,
+        left_out, chosen[0], int(chosen[1]), sum({0, 1} <= {*known} for known in rest[:val].T),
+        metrics[0], metrics[1], draws, seed,
     )  # fmt: skip
 
 
@@ -101,6 +101,8 @@ def _pool(
     net: XrayNet, data: XrayDataModule, progress: Callable[[int, int], object] | None
 ) -> Floats:
     """Features of every image, training first, (N, C), standardised by training."""
+    if not isinstance(net, XrayNet):
+        raise ConfigError(f"{type(net).__name__} is not an XrayNet: it has no features to probe")
     pooled, count = list[Floats](), sum(map(len, data.split.subsets.values()))
     for batch in (batch for subset in SUBSETS for batch in data.evaluation_loader(subset)):
         pooled.append(pool_features(net.eval(), batch["image"]))
