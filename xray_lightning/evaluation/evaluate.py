@@ -20,32 +20,13 @@ from xray_lightning.evaluation.priors import (
     correct_priors,
 )
 from xray_lightning.evaluation.published import Published, comparable
+from xray_lightning.metrics import decisions
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.calibration import (
     Calibration,
     Reliability,
     measure_reliability,
     require_method,
-)
-from xray_lightning.metrics.decisions import (
-    ALL_IMAGES,
-    ALL_LABELS,
-    PREVALENCES,
-    SENSITIVITIES,
-    THRESHOLDS,
-    DecisionCurve,
-    PrevalenceCurve,
-    Selection,
-    Violation,
-    count_violations,
-    doubt_labels,
-    fit_set,
-    measure_at_prevalence,
-    measure_net_benefit,
-    measure_selection,
-    measure_set,
-    require_shares,
-    share_among_neighbours,
 )
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
 from xray_lightning.metrics.intervals import Array, Estimate, divided
@@ -142,12 +123,14 @@ class Evaluation(Result):
     pooled: Pooled | None = None  # of images of several hospitals
     # label -> "raw" and, of a label with a calibration, "calibrated" scores -> how far they hold
     reliability: dict[str, dict[str, Reliability]] = field(default_factory=dict)
-    net_benefit: dict[str, DecisionCurve] = field(default_factory=dict)  # of the last of these
+    # of the last of these
+    net_benefit: dict[str, decisions.DecisionCurve] = field(default_factory=dict)
     # of labels with an operating point
-    at_prevalence: dict[str, PrevalenceCurve] = field(default_factory=dict)
+    at_prevalence: dict[str, decisions.PrevalenceCurve] = field(default_factory=dict)
     # a row for each label that is one kind of another; empty where none is
-    hierarchy: list[Violation] = field(default_factory=list)
-    selective: dict[str, Selection] = field(default_factory=dict)  # of the same, by score margin
+    hierarchy: list[decisions.Violation] = field(default_factory=list)
+    # of the same, by score margin
+    selective: dict[str, decisions.Selection] = field(default_factory=dict)
     # label or ``ALL_LABELS`` -> ``SIZE`` of its set; a group by sex, age or view -> left out there
     conformal: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     group_errors: list[GroupErrors] = field(default_factory=list)  # of each label
@@ -182,8 +165,8 @@ def evaluate(
     learned: Array | None = None,  # targets of training (M, L), which tell what is rare there
     subgroups: bool = True,  # whether they are evaluated
     hospital_probe: Probe | None = None,
-    thresholds: Sequence[float] = THRESHOLDS,  # of net benefit, rising
-    prevalences: Sequence[float] = PREVALENCES,  # at which operating points are described, rising
+    thresholds: Sequence[float] = decisions.THRESHOLDS,  # of net benefit, rising
+    prevalences: Sequence[float] = decisions.PREVALENCES,  # of operating points, rising
     doubts: int = 0,  # how many of the most doubted labels are listed
 ) -> Evaluation:
     """Every metric of some predictions, operating points and calibrations of validation applied.
@@ -194,7 +177,8 @@ def evaluate(
         ConfigError: no draws or no images, a prior that there is no calibration for, or thresholds
             or prevalences that are not inside (0, 1).
     """
-    at = require_shares("thresholds", thresholds), require_shares("prevalence", prevalences)
+    lines = decisions.require_shares("thresholds", thresholds)
+    at = lines, decisions.require_shares("prevalence", prevalences)
     origin, few = origin or Origin(), min(draws, GAP_DRAWS)
     priors, prior_tests = correct_priors(prior, predictions, operating_points)
     chosen = operating_points.thresholds if operating_points else {}
@@ -239,8 +223,8 @@ def find_doubts(
     told = np.transpose([(calibrations.get(label) or np.asarray)(own) for label, own in pairs])
     targets, beside = predictions.targets, np.full(told.shape, np.nan)
     if features is not None:
-        beside = share_among_neighbours(features, targets, predictions.patient_ids)
-    doubts, of_image = doubt_labels(told, targets, beside)
+        beside = decisions.share_among_neighbours(features, targets, predictions.patient_ids)
+    doubts, of_image = decisions.doubt_labels(told, targets, beside)
     order = np.argsort(-doubts, axis=None, kind="stable")[: min(most, is_known(targets).sum())]
     place = rows, columns = np.unravel_index(order, doubts.shape)
     ids = [*zip(predictions.image_ids, predictions.patient_ids, strict=True)]
@@ -264,24 +248,24 @@ def measure_use(
     bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
     labels, codes = predictions.labels, bootstrap.codes
     parts: Json = {name: {} for name in USE}
+    reliability, net_benefit, at_prevalence, selective = parts.values()
     both = predictions.scores, predictions.targets
     chosen = points.thresholds if points else {}
     parts["calls"] = count_wrong_calls(labels, *both, chosen) if chosen else None
     parts["doubts"] = find_doubts(predictions, doubts, calibrations) if doubts else []
-    parts["hierarchy"] = count_violations(codes, labels, *both, find_ancestors(labels))
+    parts["hierarchy"] = decisions.count_violations(codes, labels, *both, find_ancestors(labels))
     for label, scores, targets in zip(labels, *(array.T for array in both), strict=True):
         calibration = calibrations.get(label)
         kinds = {"raw": scores} | ({"calibrated": calibration(scores)} if calibration else {})
         holds = {k: measure_reliability(told, targets, codes) for k, told in kinds.items()}
-        told = kinds.get("calibrated", scores)
-        parts["reliability"][label] = holds
-        parts["net_benefit"][label] = measure_net_benefit(bootstrap, told, targets, thresholds)
+        reliability[label], told = holds, kinds.get("calibrated", scores)
+        net_benefit[label] = decisions.measure_net_benefit(bootstrap, told, targets, thresholds)
         if points and (point := chosen.get(label)) is not None:
-            called, wanted = scores >= point, sorted({*SENSITIVITIES, points.value})
-            curve = measure_at_prevalence(bootstrap, called, targets, prevalences)
-            sure = np.abs(scores - point)
-            parts["at_prevalence"][label] = curve
-            parts["selective"][label] = measure_selection(bootstrap, sure, called, targets, wanted)
+            called, wanted = scores >= point, sorted({*decisions.SENSITIVITIES, points.value})
+            at = bootstrap, called, targets, prevalences
+            at_prevalence[label] = decisions.measure_at_prevalence(*at)
+            sure = bootstrap, np.abs(scores - point), called, targets, wanted
+            selective[label] = decisions.measure_selection(*sure)
     return parts
 
 
@@ -290,14 +274,14 @@ def measure_sets(
 ) -> dict[str, dict[str, Estimate]]:
     """What the conformal sets of ``points`` hold and leave out, in all images and in groups."""
     codes, sets = number_patients(predictions.patient_ids), {}
-    groups = {ALL_IMAGES: np.ones(len(codes), dtype=np.bool_)}
+    groups = {decisions.ALL_IMAGES: np.ones(len(codes), dtype=np.bool_)}
     told = (each for each in iterate_groups(records) if each[0] in ("sex", "age", "view"))
     groups |= {f"{dimension} {group}": own == group for dimension, group, own in told}
     for name, limit in points.conformal.items():
-        labels = [*points.labels] if name == ALL_LABELS else [name]
+        labels = [*points.labels] if name == decisions.ALL_LABELS else [name]
         if limit and set(labels) <= set(predictions.labels):  # from 0 on, every image is in the set
             kept = predictions.keep(labels)
-            sets[name] = measure_set(kept.scores, kept.targets, codes, limit, groups)
+            sets[name] = decisions.measure_set(kept.scores, kept.targets, codes, limit, groups)
     return sets
 
 
@@ -307,12 +291,10 @@ def estimate_predictions(
     """:func:`estimate_metrics` of a table, on all cores; ``learned``: targets of training."""
     labels = predictions.labels
     columns = labels, predictions.scores, predictions.targets, predictions.patient_ids
-    groups: dict[str, list[str]] = {name: [] for name in FREQUENCY}
     shares = np.full(len(labels), np.nan) if learned is None else prevalence(learned)
-    for label, share in zip(labels, shares, strict=True):
-        for name in [name for name, least in FREQUENCY.items() if share > least][:1]:
-            groups[name].append(label)
-    groups = {name: own for name, own in groups.items() if own}
+    kinds = [next((k for k, least in FREQUENCY.items() if share > least), "") for share in shares]
+    groups = {name: [k for k, own in zip(labels, kinds, strict=True) if own == name]
+              for name in FREQUENCY if name in kinds}  # fmt: skip
     return estimate_metrics(*columns, groups=groups, threads=available_cores(), **how)
 
 
@@ -347,8 +329,8 @@ def fit_operating_points(
             point = fit_operating_point(told, truth, few, **how | {"calibration": None})
             lines |= {} if np.isnan(point.threshold) else {label: point.threshold}
     images = fingerprint({subset: predictions.image_ids})
-    sets = {label: (label,) for label in predictions.labels} | {ALL_LABELS: predictions.labels}
-    kept = {name: predictions.keep(labels) for name, labels in sets.items()}
-    risk, codes = 1 - value, bootstrap.codes
-    conformal = {k: fit_set(own.scores, own.targets, codes, risk) for k, own in kept.items()}
+    sets, conformal = {label: (label,) for label in predictions.labels}, {}
+    for name, labels in (sets | {decisions.ALL_LABELS: predictions.labels}).items():
+        kept = predictions.keep(labels)
+        conformal[name] = decisions.fit_set(kept.scores, kept.targets, bootstrap.codes, 1 - value)
     return OperatingPoints(rule, value, subset, images, points, conformal, groups)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -165,22 +165,15 @@ def _choices(
     columns: Iterable[str], labels: Sequence[str], spell: Callable[[str], str]
 ) -> list[Choice]:
     """For each prefix, the columns of each label whose names are spelt alike."""
-    spelt = {name: spell(name) for name in columns}
+    spelt: dict[str, list[str]] = {}  # spelling -> columns
+    for name in columns:
+        spelt.setdefault(spell(name), []).append(name)
     ends = {label: spell(label) for label in labels}
-    starts = {
-        text.removesuffix(end)
-        for text in spelt.values()
-        for end in ends.values()
-        if text.endswith(end)
-    }
+    pairs = product(spelt, ends.values())
+    starts = {text.removesuffix(end) for text, end in pairs if text.endswith(end)}
     beside = {TARGET, PROBABILITY, CALL} if spell(SCORE) in starts else {TARGET}  # of xray predict
-    return [
-        {
-            label: [name for name, text in spelt.items() if text == start + end]
-            for label, end in ends.items()
-        }
-        for start in sorted(starts - set(map(spell, beside)))
-    ]
+    prefixes = sorted(starts - set(map(spell, beside)))
+    return [{k: spelt.get(start + end, []) for k, end in ends.items()} for start in prefixes]
 
 
 def _columns_of(choice: Choice) -> set[str]:

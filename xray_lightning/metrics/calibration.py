@@ -176,15 +176,13 @@ def shift_prior(probabilities: Array, prior: float, new_prior: float) -> Floats:
     return expit(logit(probabilities) + logit(new_prior) - logit(prior))
 
 
-def estimate_prior(
-    probabilities: Array, prior: float, *, tolerance: float = 1e-8, steps: int = 1000
-) -> float:
+def estimate_prior(probabilities: Array, prior: float) -> float:
     """Prevalence of unlabelled images by expectation maximisation (Saerens 2002, eqs. 9 and 10)."""
     # Right if the probabilities were calibrated at ``prior`` and only the prevalence changed.
     new = prior
-    for _ in range(steps):
+    for _ in range(1000):
         before, new = new, float(shift_prior(probabilities, prior, new).mean())
-        if abs(new - before) < tolerance:
+        if abs(new - before) < 1e-8:
             break
     return new
 

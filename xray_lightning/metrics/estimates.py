@@ -226,16 +226,12 @@ def _at_threshold(
     """Sensitivity, specificity, predictive values and F1, (1 + D,) each."""
     if np.isnan(threshold):
         return {metric: np.full(len(bootstrap.counts), np.nan) for metric in POINT}
-    pairs = (
-        *(positive & called, positive),
-        *(~positive & ~called, ~positive),
-        *(positive & called, called),
-        *(~positive & ~called, ~called),
-        *(2 * (positive & called), positive * 1 + called * 1),
-    )
-    sums = bootstrap.sums(np.column_stack(pairs))
-    values = dict(zip(POINT, divided(sums[:, ::2], sums[:, 1::2]).T, strict=True))
-    values["f1"][sums[:, 1] == 0] = np.nan  # F1 of no positive is not an F1 of 0
+    hit, cleared = positive & called, ~positive & ~called
+    parts = hit, cleared, hit, cleared, 2 * hit
+    wholes = positive, ~positive, called, ~called, positive * 1 + called
+    part, whole = np.hsplit(bootstrap.sums(np.column_stack([*parts, *wholes])), 2)  # (1 + D, 5)
+    values = dict(zip(POINT, divided(part, whole).T, strict=True))
+    values["f1"][whole[:, 0] == 0] = np.nan  # F1 of no positive is not an F1 of 0
     return values
 
 

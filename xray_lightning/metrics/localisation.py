@@ -26,12 +26,8 @@ TRIED = tuple(twentieth / 20 for twentieth in range(2, 19))  # shares that tunin
 
 # The figures of a map: (name,) or (name, overlap). Each is a sum over images or boxes.
 METRICS: tuple[tuple[str, ...], ...] = (
-    ("pointing_game",),
-    ("energy",),
-    ("average_precision",),
-    ("centre",),
-    ("iou",),
-    ("iobb",),
+    *[(name,) for name in ("pointing_game", "energy", "average_precision", "centre")],
+    *[(name,) for name in ("iou", "iobb")],
     *[(name, str(over)) for name in ("t_iou", "t_iobb", "afp") for over in OVERLAPS],
 )
 
