@@ -9,25 +9,11 @@ import numpy.typing as npt
 import scipy  # .optimize and .special load at their first use
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
-from xray_lightning.metrics.intervals import (
-    NAN,
-    NONE,
-    Array,
-    Band,
-    Estimate,
-    Floats,
-    Interval,
-    Mask,
-    Spread,
-    divided,
-    drop_undefined,
-    effective_patients,
-    rarer_class,
-    share_interval,
-)
+from xray_lightning.metrics.intervals import Array, Band, Estimate, Floats, Interval, Mask, Spread
 from xray_lightning.metrics.ranks import Codes
-from xray_lightning.records import is_known
+from xray_lightning.records import NAN, is_known
 from xray_lightning.results import Result
 
 METHODS = ("temperature", "platt", "isotonic")
@@ -65,13 +51,13 @@ def calibration_errors(
     inside = bin_of[:, None] == np.arange(bins)  # (n, K)
     gap = scores.astype(np.float64) - positive
     gaps = np.abs(bootstrap.sums(inside * gap[:, None])).sum(axis=1)
-    return divided(gaps, bootstrap.sums(np.ones((len(gap), 1)))[:, 0])
+    return intervals.divided(gaps, bootstrap.sums(np.ones((len(gap), 1)))[:, 0])
 
 
 def cluster(codes: Codes, positive: Mask) -> tuple[Codes, float]:
     """Patients' numbers (n,), and how many have an image of the rarer class (Kish), at least 2."""
     # Too few for one degree of freedom, NaN, have no interval.
-    effective = effective_patients(np.bincount(codes, rarer_class(positive)))
+    effective = intervals.effective_patients(np.bincount(codes, intervals.rarer_class(positive)))
     return codes, effective if effective >= 2 else NAN
 
 
@@ -125,7 +111,7 @@ class Calibration(Result):
         moves = influence_of(design, positive, self(scores))
         clusters = cluster(number_patients(patients), positive)
         ends = [
-            drop_undefined(around(value, one, clusters).interval)
+            intervals.drop_undefined(around(value, one, clusters).interval)
             for one, value in zip(moves.T, (self.slope, self.intercept), strict=False)
         ]
         return replace(self, slope_interval=ends[0], intercept_interval=[*ends, None][1])
@@ -195,11 +181,11 @@ def prior_interval(
     told = shift_prior(probabilities, prior, estimate)
     codes = number_patients(patients)
     if not np.ptp(told) > 0:
-        return NONE
+        return intervals.NONE
     influence = (told - estimate) * estimate * (1 - estimate) / (len(told) * told.var())
     rarer = told if estimate < 0.5 else 1 - told
-    effective = effective_patients(np.bincount(codes, rarer))
-    return share_interval(estimate, Spread.of_influence(influence, codes, effective))
+    effective = intervals.effective_patients(np.bincount(codes, rarer))
+    return intervals.share_interval(estimate, Spread.of_influence(influence, codes, effective))
 
 
 def influence_of(design: Floats, positive: Mask, chance: Floats) -> Floats:
@@ -339,8 +325,8 @@ def _smooth(
     sums = np.column_stack([np.bincount(clusters[0], side) for side in moves.T])
     noise = steep * np.sqrt(np.einsum("nc,cd,nd->n", design, sums.T @ sums, design))
     noisy = float(np.mean([abs(gap + noise * draw).mean() for draw in scipy.special.ndtri(EVEN)]))
-    value = float(abs(gap).mean())
-    ends = share_interval(value, Spread.of_influence(moved, *clusters), bias=noisy - value)
+    value, spread = float(abs(gap).mean()), Spread.of_influence(moved, *clusters)
+    ends = intervals.share_interval(value, spread, bias=noisy - value)
     return curve, Estimate(value, *ends)
 
 

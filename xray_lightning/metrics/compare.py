@@ -8,21 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy  # .stats, a second's import, loads at its first use
 
+from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap, draw_shares
-from xray_lightning.metrics.intervals import (
-    NAN,
-    Array,
-    Estimate,
-    Floats,
-    Interval,
-    Mask,
-    Spread,
-    drop_undefined,
-    effective_patients,
-    mean_of_defined,
-)
+from xray_lightning.metrics.intervals import Array, Estimate, Floats, Interval, Mask, Spread
 from xray_lightning.metrics.ranks import auroc_left_out, sum_patients
-from xray_lightning.records import is_known
+from xray_lightning.records import NAN, is_known
 from xray_lightning.results import Result
 
 LEVEL, POWER = 0.975, 0.8  # of the two-sided test at 5 %, and of what is called detectable
@@ -88,10 +78,11 @@ def compare_aurocs(
     generator = np.random.default_rng(seed)
     choices = [draw_shares(len(runs), draws, generator).T for runs in (first, second)]
     rows = []
-    for sides, change in zip(drawn, [*left_out, mean_of_defined(np.stack(left_out))], strict=True):
+    left_out.append(intervals.mean_of_defined(np.stack(left_out)))  # of the mean
+    for sides, change in zip(drawn, left_out, strict=True):
         pairs = zip(sides, choices, strict=True)
         one, two = ((side[0] * share).sum(axis=0) for side, share in pairs)
-        rows.append(_difference(one, two, change, effective_patients(sides[0][2])))
+        rows.append(_difference(one, two, change, intervals.effective_patients(sides[0][2])))
     *rows, mean = rows
     for index, corrected in enumerate(holm([row.p_value for row in rows]).tolist()):
         rows[index] = replace(rows[index], corrected=corrected)
@@ -117,7 +108,7 @@ def compare_truths(
     both = is_known(first) & is_known(second)
     bootstrap = PatientBootstrap(np.asarray(patients)[both], draws, seed)
     one, two = (_draw(bootstrap, [scores[both]], targets[both]) for targets in (first, second))
-    effective = min(effective_patients(side[2]) for side in (one, two))
+    effective = min(intervals.effective_patients(side[2]) for side in (one, two))
     return _difference(one[0][0], two[0][0], one[1] - two[1], effective)
 
 
@@ -142,11 +133,10 @@ def _draw_labels(
 
     with ThreadPoolExecutor(threads) as pool:
         labels = list(pool.map(draw, range(sides[0][2].shape[1])))
-    columns = [list(zip(*side, strict=True)) for side in zip(*labels, strict=True)]
-    means = (
-        (*(mean_of_defined(np.stack(column)) for column in (aurocs, left_out)), np.sum(rarer, 0))
-        for aurocs, left_out, rarer in columns
-    )
+    means = []
+    for aurocs, left_out, rarer in (zip(*side, strict=True) for side in zip(*labels, strict=True)):
+        both = (intervals.mean_of_defined(np.stack(part)) for part in (aurocs, left_out))
+        means.append((*both, np.sum(rarer, 0)))
     return [*labels, tuple(means)]
 
 
@@ -154,14 +144,14 @@ def _difference(first: Floats, second: Floats, left_out: Floats, effective: floa
     differences = first - second
     value, influence = float(differences[0]), (left_out - left_out.mean()) ** 2
     # As many patients of normal influence, fourth moment 3, would have this fourth moment.
-    effective = min(effective, 3 * effective_patients(influence))
+    effective = min(effective, 3 * intervals.effective_patients(influence))
     spread, exact = Spread.of(differences[1:], effective), Spread.left_out(left_out, effective)
     if exact.deviation > spread.deviation:  # the bootstrap's is too small with uneven patients
         spread = exact
     p_value = spread.p_value(value)
     reach = float(scipy.stats.t.ppf([LEVEL, POWER], spread.freedom).sum())
     return Difference(
-        *(float(first[0]), float(second[0]), value, drop_undefined(spread.around(value))),
+        *(float(first[0]), float(second[0]), value, intervals.drop_undefined(spread.around(value))),
         *(p_value, p_value, NAN),  # uncorrected, without DeLong's
         *(reach * spread.deviation, spread.deviation, spread.freedom),
     )
@@ -243,7 +233,7 @@ def _subtract(*sides: Drawn, shared: bool) -> Estimate:
     drawn = np.stack([side[0][0] for side in sides])  # (2, 1 + D)
     difference = float(drawn[1, 0] - drawn[0, 0])
     pairs = zip(drawn[:, 1:], sides, strict=True)
-    spreads = [Spread.of(draws, effective_patients(side[2])) for draws, side in pairs]
+    spreads = [Spread.of(draws, intervals.effective_patients(side[2])) for draws, side in pairs]
     here, there = (spread.deviation**2 for spread in spreads)
     if np.isnan(here + there):
         return Estimate(difference)

@@ -7,22 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
-from xray_lightning.metrics.intervals import (
-    ROUNDING,
-    Array,
-    Band,
-    Estimate,
-    Floats,
-    Mask,
-    Spread,
-    divided,
-    effective_patients,
-    estimate_ratio,
-    mean_of_defined,
-    rarer_class,
-    share_interval,
-)
+from xray_lightning.metrics.intervals import ROUNDING, Array, Band, Estimate, Floats, Mask, divided
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
@@ -137,14 +124,14 @@ def compare_net_benefit(
 
 def _band(draws: Floats, effective: float, *, share: bool = False) -> Band:
     """Student's intervals of figures of the sample and each draw, (1 + D, K), or of shares."""
-    pairs = [(float(column[0]), Spread.of(column[1:], effective)) for column in draws.T]
-    ends = [share_interval(*pair) if share else pair[1].around(pair[0]) for pair in pairs]
+    pairs = [(float(column[0]), intervals.Spread.of(column[1:], effective)) for column in draws.T]
+    ends = [intervals.share_interval(*pair) if share else pair[1].around(pair[0]) for pair in pairs]
     return Band(draws[0].tolist(), *np.transpose(ends).tolist())
 
 
 def _count_rarer(side: PatientBootstrap, mask: Mask) -> float:
     """Effective number of patients with an image of the rarer kind."""
-    return effective_patients(np.bincount(side.codes, rarer_class(mask)))
+    return intervals.effective_patients(np.bincount(side.codes, intervals.rarer_class(mask)))
 
 
 def measure_at_prevalence(
@@ -176,7 +163,8 @@ def measure_at_prevalence(
         (alarms, more * share - fewer * (1 - share)),
         (found, more * share),
     )
-    effective = min(effective_patients(np.bincount(side.codes, mask)) for mask in masks[1::2])
+    counts = (np.bincount(side.codes, mask) for mask in masks[1::2])
+    effective = min(map(intervals.effective_patients, counts))
     draws = (np.vstack([value, value + moved]) for value, moved in shares)
     bands = [_band(each, effective, share=True) for each in draws]
     alarms, images = (np.array([*vars(band).values()]) for band in bands[2:])
@@ -205,7 +193,7 @@ def count_violations(
     columns, rows = dict(zip(labels, zip(scores.T, targets.T, strict=True), strict=True)), []
     for label, wider in ((own, above) for own, those in ancestors.items() for above in those):
         (own, present), (other, absent) = columns[label], columns[wider]
-        share = estimate_ratio(own > other, np.ones(len(own)), codes)
+        share = intervals.estimate_ratio(own > other, np.ones(len(own)), codes)
         rows.append(Violation(label, wider, share, int(((present == 1) & (absent == 0)).sum())))
     return rows
 
@@ -274,11 +262,11 @@ def measure_set(
 ) -> dict[str, Estimate]:
     """Share of images, (N, K), in a set; share of a patient's findings left out, by group (N,)."""
     inside, every = scores >= threshold, np.ones(len(scores))
-    shares = {SIZE: estimate_ratio(inside.mean(axis=1), every, codes)}
+    shares = {SIZE: intervals.estimate_ratio(inside.mean(axis=1), every, codes)}
     for group, mask in groups.items():
         weights = weigh_findings((targets == 1) & mask[:, None], codes)
         lost = (weights * ~inside).sum(axis=1)
-        shares[group] = estimate_ratio(lost, weights.sum(axis=1), codes)
+        shares[group] = intervals.estimate_ratio(lost, weights.sum(axis=1), codes)
     return shares
 
 
@@ -306,7 +294,7 @@ def share_among_neighbours(
         own = codes[block, None] == codes[:beside]
         alike = np.where(own, -np.inf, unit[block] @ unit[:beside].T)
         nearest = np.argpartition(-alike, count - 1, axis=1)[:, :count]
-        shares.append(mean_of_defined(targets[nearest.T].astype(np.float64)))
+        shares.append(intervals.mean_of_defined(targets[nearest.T].astype(np.float64)))
     return np.concatenate(shares)
 
 
@@ -319,7 +307,7 @@ def doubt_labels(probabilities: Array, targets: Array, neighbours: Array) -> tup
     share of positives among the neighbours (N, L), NaN where there are none, and targets (N, L)
     that are NaN are left out.
     """
-    told = mean_of_defined(np.stack([probabilities, neighbours]))
+    told = intervals.mean_of_defined(np.stack([probabilities, neighbours]))
     doubts = np.where(is_known(targets), np.abs(targets - told), np.nan)
     whole, *others = np.sort(doubts, axis=1).T  # NaN last
     for doubt in others:
@@ -341,5 +329,5 @@ def measure_doubts(
     top[np.argsort(-doubts[known], kind="stable")[:most]] = 1
     alike = divided(np.bincount(positive, top), np.bincount(positive))[positive]
     wrong, kinds = targets[known] != truth[known], {"doubted": top, "random": every, "alike": alike}
-    shares = {kind: estimate_ratio(wrong * own, own, patients) for kind, own in kinds.items()}
-    return {**shares, "present": estimate_ratio(positive * top, top, patients)}
+    shares = {k: intervals.estimate_ratio(wrong * own, own, patients) for k, own in kinds.items()}
+    return {**shares, "present": intervals.estimate_ratio(positive * top, top, patients)}

@@ -9,24 +9,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, calibration_errors
-from xray_lightning.metrics.intervals import (
-    NAN,
-    ROUNDING,
-    Array,
-    Estimate,
-    Floats,
-    Mask,
-    Spread,
-    divided,
-    effective_patients,
-    exact_interval,
-    mean_of_defined,
-    share_interval,
-)
+from xray_lightning.metrics.intervals import ROUNDING, Array, Estimate, Floats, Mask, Spread
 from xray_lightning.metrics.ranks import FALSE_ALARMS, RANKED, curves_over, sum_patients
-from xray_lightning.records import is_known
+from xray_lightning.records import NAN, is_known
 from xray_lightning.results import Json, Result
 
 SQUARES = ("brier", "calibration_error")
@@ -129,13 +117,13 @@ class _Drawn:
             floor = float((value - precision) / (1 - precision))  # of an average precision of 0
         draws = (self.values[metric] - floor) / (1 - floor)  # shares of what is possible
         share = 0.0 if abs(draws[0]) <= ROUNDING else float(draws[0])
-        spread = Spread.of(draws[1:], effective_patients(np.sum(images, axis=0)))
+        spread = Spread.of(draws[1:], intervals.effective_patients(np.sum(images, axis=0)))
         biased = metric in BIASED and not np.isnan(spread.deviation)
         bias = float(np.nanmean(draws[1:])) - share if biased else 0.0
-        ends, exact = share_interval(share, spread, bias=bias), False
+        ends, exact = intervals.share_interval(share, spread, bias=bias), False
         if metric not in ERRORS and np.isnan(ends).any():
             poorest = min(int((own > 0).sum()) for own in images)
-            ends, exact = exact_interval(share, poorest), share in (0, 1)
+            ends, exact = intervals.exact_interval(share, poorest), share in (0, 1)
         low, high = (floor + (1 - floor) * end for end in ends)
         return Estimate(value, low, high, exact)
 
@@ -230,7 +218,7 @@ def _at_threshold(
     parts = hit, cleared, hit, cleared, 2 * hit
     wholes = positive, ~positive, called, ~called, positive * 1 + called
     part, whole = np.hsplit(bootstrap.sums(np.column_stack([*parts, *wholes])), 2)  # (1 + D, 5)
-    values = dict(zip(POINT, divided(part, whole).T, strict=True))
+    values = dict(zip(POINT, intervals.divided(part, whole).T, strict=True))
     values["f1"][whole[:, 0] == 0] = np.nan  # F1 of no positive is not an F1 of 0
     return values
 
@@ -239,7 +227,8 @@ def _mean(labels: Sequence[_Drawn]) -> _Drawn:
     """Over the labels defined in each draw; it rests on the images of all that are defined."""
     values, images = {}, {}
     for metric in labels[0].values:
-        values[metric] = mean_of_defined(np.stack([label.values[metric] for label in labels]))
+        every = np.stack([label.values[metric] for label in labels])
+        values[metric] = intervals.mean_of_defined(every)
         defined = [label for label in labels if np.isfinite(label.values[metric][0])] or labels
         images[metric] = [own for label in defined for own in label.images[metric]]
     return _Drawn(values, images)
@@ -250,7 +239,7 @@ def mean_metric(name: str, scores: Array, targets: Array, *, columns: slice = sl
     alone = PatientBootstrap.of(np.arange(len(scores)), np.ones((1, len(scores)), np.float32))
     pairs = zip(scores.T[columns], targets.T[columns], strict=True)
     values = [_draw(alone, *pair, NAN).values[name] for pair in pairs]
-    return float(mean_of_defined(np.stack(values))[0])
+    return float(intervals.mean_of_defined(np.stack(values))[0])
 
 
 def best_of(metric: str) -> str:

@@ -14,26 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy  # .stats, a second's import, loads at its first use
 
+from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.calibration import Calibration
 from xray_lightning.metrics.compare import POWER, benjamini_hochberg
-from xray_lightning.metrics.intervals import (
-    NAN,
-    ROUNDING,
-    Array,
-    Floats,
-    Interval,
-    Mask,
-    Spread,
-    divided,
-    drop_undefined,
-    effective_patients,
-    exact_interval,
-    share_interval,
-)
+from xray_lightning.metrics.intervals import Array, Floats, Interval, Mask, Spread, divided
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.metrics.ranks import Codes, Ranking, auroc_left_out, sum_patients
-from xray_lightning.records import Record, patient_ids, patients_known
+from xray_lightning.records import NAN, Record, patient_ids, patients_known
 from xray_lightning.results import Json, Result
 
 MINIMUM = 10  # positives and negatives of a group, below which there is a word and no number
@@ -169,9 +157,9 @@ def _rows(
         yield Subgroup(
             *(*place, label, len(targets), patients, count),
             auroc=value,
-            interval=drop_undefined(share_interval(value, spread)),
+            interval=intervals.drop_undefined(intervals.share_interval(value, spread)),
             difference=difference,
-            difference_interval=drop_undefined(apart.around(difference)),
+            difference_interval=intervals.drop_undefined(apart.around(difference)),
             p_value=apart.p_value(difference),
             corrected=NAN,
             note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
@@ -182,7 +170,7 @@ def _over(side: Side, chosen: Mask) -> tuple[Floats, float]:
     """Mean over some labels, (1 + P,), and the effective number of patients behind it."""
     aurocs, rarer = (part[chosen] for part in side)
     mean = aurocs.sum(axis=0) / len(aurocs) if len(aurocs) else np.full(aurocs.shape[1], np.nan)
-    return mean, effective_patients(rarer.sum(axis=0))
+    return mean, intervals.effective_patients(rarer.sum(axis=0))
 
 
 @dataclass(frozen=True)
@@ -252,11 +240,11 @@ class _Drawn:
         behind, value = self.behind[:, group], float(self.drawn[0, group])
         if behind.sum() < MINIMUM:
             return WrongShare(NAN, None, int(behind.sum()))
-        spread = Spread.of(self.drawn[1:, group], effective_patients(behind))
-        ends = share_interval(value, spread) if self.share else spread.around(value)
+        spread = Spread.of(self.drawn[1:, group], intervals.effective_patients(behind))
+        ends = intervals.share_interval(value, spread) if self.share else spread.around(value)
         if self.share and value in (0, 1):
-            ends = exact_interval(value, int((behind > 0).sum()))
-        return WrongShare(value, drop_undefined(ends), int(behind.sum()))
+            ends = intervals.exact_interval(value, int((behind > 0).sum()))
+        return WrongShare(value, intervals.drop_undefined(ends), int(behind.sum()))
 
     def compare(self, pairs: Codes) -> tuple[Codes, Floats, Floats, Floats]:
         """Those pairs that can be, (K, 2), their differences (1 + D, K), deviation, freedom."""
@@ -269,7 +257,8 @@ class _Drawn:
             odd = near * (1 - near)
             variance = np.where(even > 0, variance * divided(odd, even), divided(odd, count))
         # not fewer images, undefined draws, or figures that cannot stray
-        known = (self.behind.sum(axis=0) >= MINIMUM) & (count >= MINIMUM) & (variance > ROUNDING)
+        images = self.behind.sum(axis=0)
+        known = (images >= MINIMUM) & (count >= MINIMUM) & (variance > intervals.ROUNDING)
         kept = pairs[known[pairs].all(axis=1)]
         apart = self.drawn[:, kept[:, 0]] - self.drawn[:, kept[:, 1]]
         whole = apart[1:].var(axis=0) + (variance - raw)[kept].sum(axis=1)
