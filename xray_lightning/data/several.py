@@ -4,14 +4,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 
+from xray_lightning.data import vocabulary
 from xray_lightning.data.source import Identity, Mask, Pixels, Source
-from xray_lightning.data.vocabulary import (
-    Relabelled,
-    require_findings,
-    shared_labels,
-    tells,
-    union_labels,
-)
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import Record, Records, patients_known, read_column, replace_columns
 
@@ -49,7 +43,7 @@ class Several(Source):
                 "data.nih.root=DIR data.chexpert.root=DIR"
             )
         self.labels = _choose_labels(list(sources.values()), labels)
-        self.sources = {name: Relabelled(source, self.labels) for name, source in sources.items()}
+        self.sources = {k: vocabulary.Relabelled(s, self.labels) for k, s in sources.items()}
         parts = self.sources.items()
         self.allow_missing = allow_missing or all(s.allow_missing for _, s in parts if s.missing)
         if all(source.population for source in sources.values()):
@@ -122,17 +116,17 @@ def find_untold(source: Source) -> dict[str, str]:
 
 def _choose_labels(sources: Sequence[Source], labels: Sequence[str]) -> tuple[str, ...]:
     """The labels of all: "union", "shared", or those named."""
-    told = union_labels(sources)
+    told = vocabulary.union_labels(sources)
     if labels == "union":
         return tuple(told)
     if labels == "shared":
-        shared = shared_labels(sources)
+        shared = vocabulary.shared_labels(sources)
         if not shared:
-            each = "; ".join(f"{s.name}: {', '.join(union_labels([s]))}" for s in sources)
-            raise ConfigError(f"data.labels=shared, but no label is shared ({each})")
+            each = [f"{s.name}: {', '.join(vocabulary.union_labels([s]))}" for s in sources]
+            raise ConfigError(f"data.labels=shared, but no label is shared ({'; '.join(each)})")
         return tuple(shared)
-    chosen = require_findings(labels, sources)
-    if untold := [label for label in chosen if not any(tells(s, label) for s in sources)]:
+    chosen = vocabulary.require_findings(labels, sources)
+    if untold := [k for k in chosen if not any(vocabulary.tells(s, k) for s in sources)]:
         raise ConfigError(
             f"data.labels: no data set here tells {', '.join(untold)}; they tell {', '.join(told)}"
         )

@@ -5,19 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from xray_lightning.data import vocabulary
 from xray_lightning.data.partition import SUBSETS, Split
 from xray_lightning.data.several import find_untold
 from xray_lightning.data.source import Source
-from xray_lightning.data.vocabulary import (
-    Finding,
-    Relabelled,
-    find_wording,
-    list_narrower,
-    list_wider,
-    read_vocabulary,
-    tells,
-    union_labels,
-)
 from xray_lightning.records import patient_ids, read_column, target_matrix
 from xray_lightning.results import Result
 
@@ -120,14 +111,14 @@ class LabelTable(Result):
 def tabulate_labels(sources: Mapping[str, Source | None]) -> LabelTable:
     """How data sets tell the findings of the vocabulary; of None what it says, without counts."""
     known = {name: source or _unread(name) for name, source in sources.items()}
-    labels = union_labels(list(known.values()))
+    labels = vocabulary.union_labels(list(known.values()))
     uses = {name: list(_count(source, labels)) for name, source in known.items()}
-    findings = read_vocabulary()
+    findings = vocabulary.read_vocabulary()
     rows = []
     for place, label in enumerate(labels):
-        finding = findings.get(label) or Finding(label, None, (), (), {})
+        finding = findings.get(label) or vocabulary.Finding(label, None, (), (), {})
         cells = {name: uses[name][place] for name in known}
-        links = finding.wider, list_narrower(label)
+        links = finding.wider, vocabulary.list_narrower(label)
         rows.append(LabelRow(label, finding.snomed, *links, cells))
     images = {name: len(source) if source else None for name, source in sources.items()}
     return LabelTable(rows, images)
@@ -137,19 +128,20 @@ def _unread(name: str) -> Source:
     """A data set of which only the words of the vocabulary are known."""
     source = Source()
     source.name = name
-    words = (word for f in read_vocabulary().values() for word in f.words.get(name, ()))
+    findings = vocabulary.read_vocabulary().values()
+    words = (word for finding in findings for word in finding.words.get(name, ()))
     source.labels = tuple(dict.fromkeys(words))
     return source
 
 
 def _count(source: Source, labels: list[str]) -> Iterator[LabelUse]:
-    targets = target_matrix(Relabelled(source, tuple(labels)).records) if source.records else None
+    relabelled = vocabulary.Relabelled(source, tuple(labels)) if source.records else None
+    targets = target_matrix(relabelled.records) if relabelled else None
     for column, label in enumerate(labels):
-        wording = find_wording(source.name, source.labels, label)
+        told = vocabulary.find_wording(source.name, source.labels, label) or vocabulary.Wording(())
         counts: tuple[int | None, ...] = (None,) * 3
         if targets is not None:
             positives, negatives = (int((targets[:, column] == sign).sum()) for sign in (1, 0))
             counts = positives, negatives, len(targets) - positives - negatives
-        wider = () if wording else tuple(n for n in list_wider(label) if tells(source, n))
-        words = wording.words if wording else ()
-        yield LabelUse(words, bool(wording and wording.derived), wider, *counts)
+        wider = [name for name in vocabulary.list_wider(label) if vocabulary.tells(source, name)]
+        yield LabelUse(told.words, told.derived, () if told.words else tuple(wider), *counts)
