@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.intervals import Floats, Interval, mean_of_defined, percentile_interval
 from xray_lightning.metrics.ranks import Codes
-from xray_lightning.records import Record, patient_ids, target_matrix
+from xray_lightning.records import Record, patient_ids, read_column, target_matrix
 from xray_lightning.results import Result
 
 Rows = npt.NDArray[np.int64]  # ascending positions in the label table
@@ -40,23 +40,16 @@ class LabelTable:
         cls, records: Sequence[Record], labels: Sequence[str], untold: Collection[str] = ()
     ) -> "LabelTable":
         """The columns of some records, in their order; ``untold`` hospitals tell no patients."""
-        rows = [(r.age, r.sex, r.view, r.follow_up, r.hospital) for r in records]
-        age, sex, view, follow_up, hospital = map(np.array, zip(*rows, strict=True))
-        patients = np.unique(patient_ids(records), return_inverse=True)[1]
-        places = np.unique(hospital, return_inverse=True)[1]
-        people = len(records) * places + patients
+        names = ("age", "sex", "view", "follow_up")
+        columns = {name: np.array(read_column(records, name)) for name in names}
+        targets = target_matrix(records).astype(np.float64)
+        patients = number_patients(patient_ids(records))
+        hospital = np.array(read_column(records, "hospital"))
+        people = len(records) * number_patients(hospital) + patients
         _, own, counts = np.unique(people, return_inverse=True, return_counts=True)
         unknown = find_anonymous(records) | np.isin(hospital, list(untold))
-        return cls(
-            tuple(labels),
-            target_matrix(records).astype(np.float64),
-            patients,
-            age.astype(np.float64),
-            sex,
-            view,
-            follow_up.astype(np.float64),
-            np.where(unknown, np.nan, counts[own]),
-        )
+        images = np.where(unknown, np.nan, counts[own])
+        return cls(tuple(labels), targets, patients, **columns, images_of_patient=images)
 
     def features(self) -> dict[str, Floats]:
         """Age, sex, view, follow-up number, (N,) each, NaN unknown; without those alike for all."""
@@ -70,8 +63,8 @@ class LabelTable:
 
 def find_anonymous(records: Sequence[Record]) -> Mask:
     """Images of a data set that tells no patients: each counts as its own, (N,)."""
-    hospitals = np.array([record.hospital for record in records])
-    named = patient_ids(records) != np.array([record.image_id for record in records])
+    hospitals = np.array(read_column(records, "hospital"))
+    named = patient_ids(records) != np.array(read_column(records, "image_id"))
     return np.asarray(~np.isin(hospitals, hospitals[named]))
 
 

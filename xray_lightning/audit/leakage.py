@@ -1,6 +1,6 @@
 """What a model has seen of its test set: patients, exposures, known lists, one picture twice."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -10,11 +10,11 @@ import numpy as np
 
 from xray_lightning.audit.label_table import LabelTable, find_anonymous
 from xray_lightning.data.copies import CORRELATION, DISTANCE, SIDE, Mask, Pairs, Squares, find_pairs
-from xray_lightning.data.partition import SUBSETS, Indices, Split
+from xray_lightning.data.partition import SUBSETS, Indices, Split, locate_lists
 from xray_lightning.data.several import Several, find_untold
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
-from xray_lightning.records import Record, patient_ids
+from xray_lightning.records import Record, patient_ids, read_column
 from xray_lightning.results import Json, Result
 
 LISTED = 20  # pairs
@@ -88,12 +88,9 @@ def compare_images(
     for place in range(len(records)):
         cache.square(place)
         report(place + 1, len(records))
-    row = {record.image_id: place for place, record in enumerate(records)}
-    subsets = {}
-    for subset, rows in split.subsets.items():
-        places = [row.get(source.records[place].image_id, -1) for place in rows]
-        subsets[subset] = np.array([place for place in places if place >= 0], dtype=np.int64)
-    duplicates = count_duplicates(cache.images, records, subsets)
+    images = np.array(read_column(source.records, "image_id"))
+    lists = {subset: {*images[rows].tolist()} for subset, rows in split.subsets.items()}
+    duplicates = count_duplicates(cache.images, records, locate_lists(records, lists)[0])
     return replace(duplicates, not_on_disk=len(source.records) - len(records))
 
 
@@ -141,14 +138,11 @@ def _count_hospitals(
     records: Sequence[Record], pairs: Pairs
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Images that were compared of each data set, and pairs (P, 2) of them between two."""
-    hospitals = np.array([record.hospital for record in records])
-    names = [str(name) for name in dict.fromkeys(hospitals.tolist()) if name]
-    sets = {name: hospitals == name for name in names}
-    between = {
-        f"{a} and {b}": int((sets[a][pairs] & sets[b][pairs[:, ::-1]]).sum())
-        for a, b in combinations(names, 2)
-    }
-    return {name: int(own.sum()) for name, own in sets.items()}, between
+    hospitals = read_column(records, "hospital")
+    compared = Counter(filter(None, hospitals))
+    met = Counter(frozenset((hospitals[a], hospitals[b])) for a, b in pairs.tolist())
+    between = {f"{a} and {b}": met[frozenset((a, b))] for a, b in combinations(compared, 2)}
+    return dict(compared), between
 
 
 @dataclass(frozen=True)
@@ -241,10 +235,9 @@ def read_labels(source: Source) -> LabelTable:
 def count_patients(source: Source, subsets: Mapping[str, Indices]) -> Overlap:
     """How many patients have images in more than one subset, where data sets tell them."""
     owners = find_untold(source)
-    homes = [record.hospital or source.name for record in source.records]
-    told = np.array([home not in owners for home in homes])
+    told = np.array([(r.hospital or source.name) not in owners for r in source.records])
     counted = {subset: rows[told[rows]] for subset, rows in subsets.items()}
-    patients = [record.patient_id for record in source.records] if len(counted["test"]) else None
+    patients = read_column(source.records, "patient_id") if len(counted["test"]) else None
     drawn = [Source.owner] * bool(told.any()) + sorted(set(owners.values()))
     overlap = count_overlap(patients, counted if patients else subsets)
     return replace(overlap, untold=owners, drawn=", ".join(f"{owner}s" for owner in drawn))
