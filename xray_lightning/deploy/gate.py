@@ -1,11 +1,11 @@
 """What speaks against a film being such as the network was trained on; none is ever refused."""
 
-import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
+import scipy  # .special loads at its first use
 from torch import Tensor
 
 from xray_lightning.data.dicom.acquisition import read_acquisition
@@ -38,7 +38,7 @@ class GateOpinion(Result):
 def check_film(gate: Gate, features: Tensor, told: Collection[str] = ()) -> GateOpinion:
     """The opinion on a film by its features (F,), behind what its file told."""
     (distance,), (odds,), (kind,) = gate.check(features[None])
-    against, limit = (1 / (1 + math.exp(-min(value, 700))) for value in (odds, gate.log_odds))
+    against, limit = scipy.special.expit([odds, gate.log_odds])
     reasons = [*told]
     if odds > gate.log_odds:
         reasons.append(f"looks {kind}: probability {against:.3f}, limit {limit:.3f}")
