@@ -32,17 +32,16 @@ def single_threaded_opencv() -> Iterator[None]:
 
 def decode_ahead(
     decode: Callable[[Item], Decoded], items: Iterable[Item], *, workers: int, ahead: int
-) -> Generator[tuple[Item, Decoded], None, None]:
-    """Every item, in order, with what ``decode`` returns; up to ``ahead`` wait to be taken."""
+) -> Generator[Decoded, None, None]:
+    """What ``decode`` returns of every item, in order; up to ``ahead`` wait to be taken."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    pending: deque[tuple[Item, Future[Decoded]]] = deque()
+    pending: deque[Future[Decoded]] = deque()
     try:
         for item in items:
-            pending.append((item, pool.submit(decode, item)))
+            pending.append(pool.submit(decode, item))
             if len(pending) > ahead:
-                first, future = pending.popleft()
-                yield first, future.result()
-        for item, future in pending:
-            yield item, future.result()
+                yield pending.popleft().result()
+        for future in pending:
+            yield future.result()
     finally:  # Ctrl-C and errors come here with items still pending; each thread finishes its own
         pool.shutdown(wait=True, cancel_futures=True)

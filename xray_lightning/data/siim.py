@@ -75,10 +75,8 @@ class Siim(Source, published="siim"):
         """The union of the image's outlines, (1024, 1024) bool; all False where there is none."""
         if record.image_id not in self._outlines or label not in self.labels:
             raise ConfigError(f"{record.image_id!r} or {label!r} is not of {self.root}")
-        drawn = np.zeros((SIDE, SIDE), dtype=np.bool_)
-        for runs in self._outlines[record.image_id]:
-            drawn |= draw_runs(runs, SIDE, SIDE)
-        return drawn
+        drawn = [draw_runs(runs, SIDE, SIDE) for runs in self._outlines[record.image_id]]
+        return np.asarray(np.any([np.zeros((SIDE, SIDE), np.bool_), *drawn], axis=0))
 
 
 def read_outlines(table: Table) -> dict[str, list[Runs]]:

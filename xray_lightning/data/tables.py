@@ -279,18 +279,14 @@ def require_whole(path: Path) -> None:
 
 def binary(cell: str) -> float:
     """A target: 1.0, 0.0, or NaN where it is unknown, blank or -1."""
-    words = {"": -1.0, "true": 1.0, "false": 0.0}
-    value = words[cell.lower()] if cell.lower() in words else float(cell)
-    if value not in (0, 1, -1):
-        raise ValueError
-    return NAN if value == -1 else value
+    words = {"": NAN, "true": 1.0, "false": 0.0}
+    known = cell.lower() in words
+    return words[cell.lower()] if known else {1.0: 1.0, 0.0: 0.0, -1.0: NAN}[float(cell)]
 
 
 def is_present(cell: str) -> bool:
-    """Whether a cell is 1 and not 0; a ValueError where it is neither."""
-    if float(cell) not in (0, 1):
-        raise ValueError
-    return float(cell) == 1
+    """Whether a cell is 1 and not 0; a KeyError or ValueError where it is neither."""
+    return {1.0: True, 0.0: False}[float(cell)]
 
 
 def age_in_years(cell: str) -> float:

@@ -168,7 +168,7 @@ class Classifier:
         require_integer("workers", workers, 1)
         files, ahead = map(Path, paths), 2 * batch_size
         with closing(decode_ahead(self._read, files, workers=workers, ahead=ahead)) as decoded:
-            while batch := [file for _, file in islice(decoded, batch_size)]:
+            while batch := list(islice(decoded, batch_size)):
                 readable = [(square, *row) for square, *row in batch if square is not None]
                 if readable:
                     squares, listed, told = zip(*readable, strict=True)

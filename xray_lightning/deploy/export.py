@@ -162,18 +162,15 @@ def export_checkpoint(
     if films:
         kinds.append(np.stack([classifier.fit(read_image(Path(film))) for film in films]))
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
-    try:
-        run = _write(format, classifier, kinds[0][:2], partial)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as place:
+        run = _write(format, classifier, kinds[0][:2], whole := Path(place, out.name))
         difference = max(_compare(classifier, run, pixels) for pixels in kinds)
         if not difference <= TOLERANCE:
             raise CheckpointError(
                 f"{out} was not kept: it gives scores that differ by {difference:.2g} from those "
                 f"of {path}; {TOLERANCE:g} is allowed"
             )
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+        whole.replace(out)
     sizes = out.stat().st_size, classifier.labels, size
     return Exported(str(out), format, *sizes, difference, len(films))
 

@@ -73,7 +73,7 @@ def write_study_pages(
         }
         failures, workers = {}, available_cores()  # fmt: skip
         with closing(decode_ahead(_load, todo.values(), workers=workers, ahead=4)) as loaded:
-            for number, (study, (_, films)) in enumerate(zip(todo, loaded, strict=True), 1):
+            for number, (study, films) in enumerate(zip(todo, loaded, strict=True), 1):
                 if isinstance(films, str):
                     failures[study] = films
                 else:
