@@ -67,6 +67,12 @@ def tables() -> Path:
     return Path(place)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder that the tests of a file share."""
+    return tmp_path_factory.mktemp("folder")
+
+
 @pytest.fixture(scope="session")
 def at_80_columns() -> Callable[[list], str]:
     """Prints tables and lines at 80 columns and checks that nothing is cut off."""

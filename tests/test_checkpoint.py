@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import AdamW
-from toy import quiet_trainer, toy_data
+from toy import data_fixture, quiet_trainer
 
 from xray_lightning import checkpoint as module
 from xray_lightning.checkpoint import FORMAT, KEY, Description, load_checkpoint, weights_sha256
@@ -26,6 +26,8 @@ from xray_lightning.models.network import XrayNet
 from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.training.optim import Cosine
 from xray_lightning.training.task import XrayTask
+
+data = data_fixture(14)
 
 
 def new_task(data: XrayDataModule, *, described: bool = True) -> XrayTask:
@@ -46,11 +48,6 @@ def fit(task: XrayTask, data: XrayDataModule, folder: Path, epochs: int, **resum
     trainer = quiet_trainer(folder, max_epochs=epochs, callbacks=keep, plugins=plugins)
     trainer.fit(task, data, **resume)
     return folder / "last.ckpt"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    return toy_data(tmp_path_factory.mktemp("cache"), 14)
 
 
 @pytest.fixture(scope="module")

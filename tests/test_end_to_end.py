@@ -34,11 +34,6 @@ FILES += ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("elsewhere")
-
-
-@pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
     """A run made by ``xray train`` from a folder that is not the repository."""
     text = run([*XRAY, "train", *COMPLETE], folder)

@@ -24,14 +24,9 @@ def config_of(name: str, *overrides: str) -> DictConfig:
     return compose_settings([f"experiment={name}", *TINY, *overrides])
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_in_debug_on_the_phantom(name: str, cache: Path, tmp_path: Path, monkeypatch) -> None:
-    overrides = ["trainer=debug", "logger=none", "report=false", f"cache_dir={cache}"]
+def test_runs_in_debug_on_the_phantom(name: str, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    overrides = ["trainer=debug", "logger=none", "report=false", f"cache_dir={folder}"]
     overrides += ["trainer.limit_train_batches=2", "trainer.max_epochs=1", "threads=1", "draws=20"]
     overrides += [] if name in OWN_NETWORK else ["model.backbone=test_resnet"]  # each kind once
     if name != "smoke":  # pictures take longest

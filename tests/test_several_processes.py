@@ -75,11 +75,6 @@ def wait_for_none(text: str, seconds: float = 60) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("several")
-
-
-@pytest.fixture(scope="module")
 def trained(folder: Path) -> subprocess.CompletedProcess[str]:
     return run([*TRAIN, *TOY, *TWO, "hydra.run.dir=two"], folder)
 

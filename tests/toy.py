@@ -1,11 +1,14 @@
 """Data, a network and a trainer for trainings of seconds, and what a data set says."""
 
+import gzip
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import torch
 import yaml
 from pytorch_lightning import Trainer
@@ -25,6 +28,19 @@ MODELS = {
 NIH_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+NIH_ROWS = (
+    "00000001_000.png,Cardiomegaly,0,1,57,M,PA,2682,2749,0.143,0.143",
+    "00000001_001.png,Cardiomegaly|Emphysema,1,1,58,M,PA,2894,2729,0.143,0.143",
+    "00000002_000.png,No Finding,0,2,80,F,AP,2500,2048,0.171,0.171",
+    "00000003_000.png,Infiltration,0,3,45,F,PA,2582,2991,0.143,0.143",
+    "00000003_001.png,Hernia|Pleural_Thickening,1,3,46,F,AP,2500,2048,0.168,0.168",
+)
+# The header line is the real one: nameless columns at the end.
+BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+BOX_ROWS = (
+    "00000003_000.png,Infiltrate,225.08,547.02,86.78,79.19",
+    "00000003_000.png,Mass,10,20,30.5,40,,,",
 )
 
 
@@ -50,6 +66,16 @@ def toy_data(cache: Path, of: int | Source, size: int = 32, **settings: Any) -> 
     source = of if isinstance(of, Source) else Phantom(of, size=size)
     usual = {"image_size": 32, "batch_size": 8, "cache_dir": cache}
     return XrayDataModule(source, **usual | settings)
+
+
+def data_fixture(patients: int, **settings: Any) -> Any:
+    """The fixture ``data`` of a test file: images of the phantom with a cache of their own."""
+
+    @pytest.fixture(scope="module")
+    def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+        return toy_data(tmp_path_factory.mktemp("cache"), patients, **settings)
+
+    return data
 
 
 def toy_net(
@@ -89,6 +115,38 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     """An image file, in folders that are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), pixels)
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = text.encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@dataclass
+class NihFolder:
+    """Writes a folder as NIH publishes it; each method replaces one part of it."""
+
+    root: Path
+    header: str = NIH_HEADER
+    rows: Sequence[str] = NIH_ROWS
+
+    def table(
+        self, *rows: str, name: str = "Data_Entry_2017_v2020.csv", header: str = NIH_HEADER
+    ) -> None:
+        write_text(self.root / name, "\n".join([header, *rows]) + "\n")
+
+    def boxes(self, *rows: str, name: str = "BBox_List_2017.csv", header: str = BOX_HEADER) -> None:
+        write_text(self.root / name, "\n".join([header, *rows]) + "\n")
+
+    def lists(self, train_val: Sequence[str], test: Sequence[str], suffix: str = "") -> None:
+        for name, ids in (("train_val_list", train_val), ("test_list", test)):
+            write_text(self.root / f"{name}{suffix}.txt", "\n".join(ids))  # no final newline
+
+    def images(self, *ids: str, folder: str = "images") -> None:
+        for image in ids:
+            pixels = np.full((8, 8), len(image), np.uint8)
+            write_image(self.root / folder / image, pixels)
 
 
 def present(source: Source) -> dict[str, set[str]]:

@@ -30,13 +30,8 @@ pytestmark = [  # loader processes are the point here
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def cache(root: Path) -> xl.ImageCache:
-    return xl.open_cache(PHANTOM, RECORDS, size=SIZE, root=root, progress=False)
+def cache(folder: Path) -> xl.ImageCache:
+    return xl.open_cache(PHANTOM, RECORDS, size=SIZE, root=folder, progress=False)
 
 
 def samples(cache: xl.ImageCache, rows: np.ndarray = ROWS, **settings: Any) -> XrayDataset:
@@ -86,9 +81,9 @@ def test_a_changed_sample_leaves_the_cache_alone_and_a_spawned_worker_gets_no_pi
         assert torch.equal(again[index]["image"], data[index]["image"])
 
 
-def module(root: Path, **settings: Any) -> XrayDataModule:
+def module(folder: Path, **settings: Any) -> XrayDataModule:
     arguments = {"image_size": SIZE, "batch_size": 8, "augment": augment_light()} | settings
-    return XrayDataModule(PHANTOM, cache_dir=root, **arguments)
+    return XrayDataModule(PHANTOM, cache_dir=folder, **arguments)
 
 
 def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0) -> Any:
@@ -120,29 +115,29 @@ def by_name(batches: list[Any]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_workers_do_not_change_the_batches(workers: int, root: Path) -> None:
+def test_workers_do_not_change_the_batches(workers: int, folder: Path) -> None:
     torch.manual_seed(workers)  # must not matter
-    expected = epochs(module(root, workers=0))
-    found = epochs(module(root, workers=workers))
+    expected = epochs(module(folder, workers=0))
+    found = epochs(module(folder, workers=workers))
     assert all(map(same, found, expected))
     assert not same(found[0], found[1])
 
 
-def test_epochs_seeds_and_no_global_random_number(root: Path) -> None:
-    state, data = torch.get_rng_state(), module(root)
+def test_epochs_seeds_and_no_global_random_number(folder: Path) -> None:
+    state, data = torch.get_rng_state(), module(folder)
     later, again = epochs(data, (5,))[0], epochs(data, (3, 4, 5))[2]
     assert same(later, again)
     list(data.val_dataloader())
     assert torch.equal(torch.get_rng_state(), state)
-    first, other = epochs(module(root, seed=0))[0], epochs(module(root, seed=1))[0]
+    first, other = epochs(module(folder, seed=0))[0], epochs(module(folder, seed=1))[0]
     assert not same(first, other)
     images, others = by_name(first), by_name(other)
     changed = [not torch.equal(images[name], others[name]) for name in set(images) & set(others)]
     assert np.mean(changed) > 0.9
 
 
-def test_batches(root: Path) -> None:
-    data = module(root)
+def test_batches(folder: Path) -> None:
+    data = module(folder)
     batches = epochs(data)[0]
     rows = data.split.subsets["train"]
     sizes = [len(batch["image"]) for batch in batches]
@@ -160,10 +155,10 @@ def test_batches(root: Path) -> None:
             assert targets.tolist() == list(record.targets)
 
 
-def test_each_process_gets_its_share(root: Path) -> None:
+def test_each_process_gets_its_share(folder: Path) -> None:
     names: list[set[str]] = []
     for rank in range(2):
-        data = module(root, batch_size=4)
+        data = module(folder, batch_size=4)
         data.trainer = trainer_of(rank, 2)
         batches = epochs(data)[0]
         names.append({name for batch in batches for name in batch["image_id"]})
@@ -171,21 +166,21 @@ def test_each_process_gets_its_share(root: Path) -> None:
     assert len(names[0]) == len(names[1]) > 10
 
 
-def test_a_resumed_run_starts_at_its_epoch(root: Path) -> None:
-    data, resumed, other = module(root), module(root), module(root)
+def test_a_resumed_run_starts_at_its_epoch(folder: Path) -> None:
+    data, resumed, other = module(folder), module(folder), module(folder)
     assert data.state_dict() == {"next_epoch": 0}
     data.trainer = trainer_of(epoch=2)
     resumed.load_state_dict(data.state_dict())
     other.trainer = trainer_of(epoch=3)
     for again in (resumed, other):
-        assert same(list(again.train_dataloader()), epochs(module(root), (3,))[0])
+        assert same(list(again.train_dataloader()), epochs(module(folder), (3,))[0])
 
 
 @pytest.mark.parametrize(
     "plan", [samplers.disease_balanced_sampler, samplers.patient_balanced_sampler]
 )
-def test_a_sampler_changes_training_alone(plan: samplers.Plan, root: Path) -> None:
-    plain, balanced = module(root), module(root, sampler=plan)
+def test_a_sampler_changes_training_alone(plan: samplers.Plan, folder: Path) -> None:
+    plain, balanced = module(folder), module(folder, sampler=plan)
     known = prevalence(plain.subset_targets("train"))
     assert np.array_equal(prevalence(plain.draw_targets()), known)  # the uniform one
     loader: Any = balanced.train_dataloader()
@@ -202,8 +197,8 @@ def test_a_sampler_changes_training_alone(plan: samplers.Plan, root: Path) -> No
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("subset", ["val", "test"])
-def test_nothing_random_where_a_model_is_judged(subset: str, workers: int, root: Path) -> None:
-    data = module(root, workers=workers)
+def test_nothing_random_where_a_model_is_judged(subset: str, workers: int, folder: Path) -> None:
+    data = module(folder, workers=workers)
     loader: Any = data.val_dataloader() if subset == "val" else data.test_dataloader()
     first, second = list(loader), list(loader)
     assert same(first, second)
@@ -218,23 +213,23 @@ def test_nothing_random_where_a_model_is_judged(subset: str, workers: int, root:
 
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("subset", ["val", "test"])
-def test_processes_share_what_they_judge(subset: str, world: int, root: Path) -> None:
+def test_processes_share_what_they_judge(subset: str, world: int, folder: Path) -> None:
     names = []
     for rank in range(world):
-        data = module(root, batch_size=2)
+        data = module(folder, batch_size=2)
         data.trainer = trainer_of(rank, world)
         loader: Any = data.val_dataloader() if subset == "val" else data.test_dataloader()
         batches = list(loader)
         assert len(batches) == len(loader)
-        alone = module(root, batch_size=2).evaluation_loader(subset, rank, world)
+        alone = module(folder, batch_size=2).evaluation_loader(subset, rank, world)
         assert same(batches, list(alone))
         names.append([name for batch in batches for name in batch["image_id"]])
-    expected = [record.image_id for record in module(root).subset_records(subset)]
+    expected = [record.image_id for record in module(folder).subset_records(subset)]
     assert names == [expected[rank::world] for rank in range(world)]
 
 
-def test_more_processes_than_images(root: Path) -> None:
-    data = module(root)
+def test_more_processes_than_images(folder: Path) -> None:
+    data = module(folder)
     count = len(data.subset_records("val"))
     match = f"{count + 1} processes cannot share the {count} images of the val set; use .*={count}"
     with pytest.raises(xl.ConfigError, match=match):
@@ -248,9 +243,9 @@ def test_more_processes_than_images(root: Path) -> None:
 
 
 @pytest.mark.parametrize("subset", ["train", "val", "test"])
-def test_equalisation_in_every_part(subset: str, root: Path) -> None:
-    plain = module(root).dataset(subset)
-    equalised = module(root, clahe=True, augment=None).dataset(subset)
+def test_equalisation_in_every_part(subset: str, folder: Path) -> None:
+    plain = module(folder).dataset(subset)
+    equalised = module(folder, clahe=True, augment=None).dataset(subset)
     for index in range(3):
         pixels = np.array(plain.cache.images[plain.rows[index]])
         expected = equalise(pixels) / np.float32(255)
@@ -318,15 +313,15 @@ def test_default_workers(cores: int, on_gpu: bool, workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_of_a_loader(workers: int, root: Path) -> None:
-    data = module(root, workers=workers)
+def test_workers_of_a_loader(workers: int, folder: Path) -> None:
+    data = module(folder, workers=workers)
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         assert loader.num_workers == workers
         assert loader.persistent_workers == (workers > 0)
         assert loader.batch_size == 8
     expected = default_workers(1, False)
     if not torch.cuda.is_available():
-        assert module(root).val_dataloader().num_workers == expected
+        assert module(folder).val_dataloader().num_workers == expected
 
 
 @pytest.mark.parametrize(
@@ -339,13 +334,13 @@ def test_workers_of_a_loader(workers: int, root: Path) -> None:
         ({}, "subset must be one of train, val, test, got 'all'"),
     ],
 )
-def test_settings_that_cannot_work(settings: dict[str, Any], match: str, root: Path) -> None:
+def test_settings_that_cannot_work(settings: dict[str, Any], match: str, folder: Path) -> None:
     with pytest.raises(xl.ConfigError, match=match):
-        module(root, **settings).dataset("all")
+        module(folder, **settings).dataset("all")
 
 
-def test_permuted_labels_are_of_the_training_part_alone(root: Path) -> None:
-    plain, dealt = module(root), module(root, permute_labels=True)
+def test_permuted_labels_are_of_the_training_part_alone(folder: Path) -> None:
+    plain, dealt = module(folder), module(folder, permute_labels=True)
     for subset in ("val", "test"):
         assert torch.equal(plain.dataset(subset).targets, dealt.dataset(subset).targets)
     before, after = plain.subset_targets("train"), dealt.subset_targets("train")
@@ -353,6 +348,6 @@ def test_permuted_labels_are_of_the_training_part_alone(root: Path) -> None:
     assert sorted(map(tuple, before)) == sorted(map(tuple, after))
     assert torch.equal(dealt.dataset("train").targets, torch.from_numpy(after))
     assert torch.equal(plain.positive_weight(), dealt.positive_weight())
-    assert np.array_equal(after, module(root, permute_labels=True).subset_targets("train"))
-    other = module(root, permute_labels=True, seed=1).subset_targets("train")
+    assert np.array_equal(after, module(folder, permute_labels=True).subset_targets("train"))
+    other = module(folder, permute_labels=True, seed=1).subset_targets("train")
     assert not np.array_equal(after, other)

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
-from toy import NIH_HEADER
+from toy import NihFolder
 
 from xray_lightning.checkpoint import Description, patients_of
 from xray_lightning.data.chestxdet import ChestXDet
@@ -22,23 +22,17 @@ from xray_lightning.errors import ConfigError, DataError, SplitError
 from xray_lightning.evaluation import model as overlap
 from xray_lightning.evaluation.model import choose_test_images, separate_patients, take_images
 
-HEADER = NIH_HEADER.partition(",Original")[0]
 Folder = Any  # RsnaFolder of tests/conftest.py
 
 
 @pytest.fixture
 def nih(tmp_path) -> XrayDataModule:
     """Ten NIH patients, 1 to 10, two images each."""
-    folder = tmp_path / "nih"
-    (folder / "images").mkdir(parents=True)
-    rows = []
-    for patient in range(1, 11):
-        for visit in range(2):
-            name = f"{patient:08d}_{visit:03d}.png"
-            (folder / "images" / name).touch()
-            rows.append(f"{name},{'Pneumonia' if patient % 2 else 'Mass'},0,{patient},57,M,PA")
-    (folder / "Data_Entry_2017_v2020.csv").write_text("\n".join([HEADER, *rows]))
-    return XrayDataModule(ChestXray14(folder))
+    folder, labels = NihFolder(tmp_path / "nih"), ("Mass", "Pneumonia")
+    names = {f"{n:08d}_{visit:03d}.png": n for n in range(1, 11) for visit in range(2)}
+    folder.table(*(f"{i},{labels[n % 2]},0,{n},57,M,PA,1,1,1,1" for i, n in names.items()))
+    folder.images(*names)
+    return XrayDataModule(ChestXray14(folder.root))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import brier_score_loss, roc_auc_score
-from toy import quiet_trainer, toy_data, toy_net
+from toy import data_fixture, quiet_trainer, toy_net
 
 from xray_lightning import ConfigError, OperatingPoints, Predictions, fit_operating_points
 from xray_lightning.cli.config import read_value
@@ -22,11 +22,7 @@ from xray_lightning.records import Record
 from xray_lightning.report.page import say
 from xray_lightning.training.task import XrayTask
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    settings = {"batch_size": 4, "augment": augment_light()}
-    return toy_data(tmp_path_factory.mktemp("cache"), 20, **settings)
+data = data_fixture(20, batch_size=4, augment=augment_light())
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from toy import toy_data
 
 from xray_lightning.explain.localisation import AnnotatedMaps
 from xray_lightning.explain.maps import shrink
@@ -25,12 +24,6 @@ def network():
         return XrayNet(LABELS, backbone, head=head, **(defaults | settings)).eval()
 
     return build
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory):
-    """Enough patients for each finding to be in validation."""
-    return toy_data(tmp_path_factory.mktemp("cache"), 60, size=64, batch_size=16)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy import quiet_trainer, toy_net
+from toy import data_fixture, quiet_trainer, toy_net
 
 from xray_lightning import ConfigError, XrayDataModule, XrayNet, XrayTask, class_map
 from xray_lightning.explain.overlays import BATCH, Choice, make_overlays, order_rows
@@ -15,6 +15,7 @@ from xray_lightning.report.gallery import make_heat_maps
 SCORES = np.array([0.9, 0.1, 0.5, 0.4, 0.7, 0.2, np.nan], np.float32)
 TARGETS = np.array([1, 1, 0, 0, np.nan, 1, 1], np.float32)
 BOXED = np.array([0, 1, 0, 0, 0, 1, 0], bool)
+data = data_fixture(60, size=64, batch_size=16)  # each finding is in validation
 
 
 @pytest.mark.parametrize(

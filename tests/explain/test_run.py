@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy import quiet_trainer, toy_data, toy_net
+from toy import data_fixture, quiet_trainer, toy_data, toy_net
 
 from xray_lightning import XrayDataModule, XrayNet, explain_checkpoint
 from xray_lightning.checkpoint import Checkpoint, Description
@@ -18,11 +18,7 @@ from xray_lightning.explain import run
 from xray_lightning.explain.run import Explanation, predict_subsets, require_explainable
 
 QUICK: dict[str, Any] = {"draws": 50, "positives": 12, "saliency": ()}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    return toy_data(tmp_path_factory.mktemp("cache"), 120, batch_size=16)
+data = data_fixture(120, batch_size=16)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from own_parts import Count, OwnLoss, Small, TopMean
 from running import TRAIN, XRAY, start
 from running import run as call
 from sklearn.metrics import average_precision_score
-from toy import toy_data, toy_net
+from toy import data_fixture, toy_data, toy_net
 
 from xray_lightning import XrayDataModule, XrayNet, XrayTask, load_checkpoint, train
 from xray_lightning.cli.build import data_from, task_from
@@ -39,20 +39,11 @@ from xray_lightning.training.run import MONITOR, TrainingRun, choose_by, log_run
 from xray_lightning.writing import read_json
 
 FAST = partial(torch.optim.AdamW, lr=0.1)  # so that the epochs differ
+data = data_fixture(24)
 
 
 def precision(scores: np.ndarray, targets: np.ndarray) -> float:
     return float(average_precision_score(targets.ravel(), scores.ravel()))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    return toy_data(tmp_path_factory.mktemp("cache"), 24)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs") / "run"
 
 
 @pytest.fixture(scope="module")

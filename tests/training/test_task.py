@@ -14,19 +14,13 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.optim import SGD, AdamW
-from toy import Findings, aurocs_of_labels, quiet_trainer, toy_data, toy_net
+from toy import Findings, aurocs_of_labels, data_fixture, quiet_trainer, toy_data, toy_net
 
 import xray_lightning as xl
 from xray_lightning.training.optim import Constant, Cosine, Plateau, Schedule
 from xray_lightning.training.task import require_finite
 
-SIZE = 32
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> xl.XrayDataModule:
-    settings = {"batch_size": 16, "augment": xl.augment_light(), "seed": 1}
-    return toy_data(tmp_path_factory.mktemp("cache"), 40, size=64, **settings)
+data = data_fixture(40, size=64, batch_size=16, augment=xl.augment_light(), seed=1)
 
 
 @pytest.fixture
