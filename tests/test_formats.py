@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from running import xray
 
 import xray_lightning
 from xray_lightning.checkpoint import KEY, load_checkpoint, store_operating_points
@@ -62,9 +63,7 @@ def test_at_first_it_had_no_operating_points(checkpoint: Path) -> None:
     assert load_checkpoint(checkpoint).description.operating_points == {}
 
 
-def test_it_evaluates_to_the_number_of_its_time(checkpoint, monkeypatch, capsys) -> None:
-    from xray_lightning.cli.app import run_verb
-
+def test_it_evaluates_to_the_number_of_its_time(checkpoint, monkeypatch) -> None:
     monkeypatch.chdir(checkpoint.parent)
-    run_verb("evaluate", [checkpoint, "draws=20", "hydra.run.dir=out"])
-    assert "mean test AUROC 0.5898148169120153 over 6 labels" in capsys.readouterr().out
+    text = xray("evaluate", checkpoint, "draws=20", "--out", "out")
+    assert "mean test AUROC 0.5898148169120153 over 6 labels" in text

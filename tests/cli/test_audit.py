@@ -6,6 +6,8 @@ from functools import partial
 import cv2
 import pandas as pd
 import pytest
+from running import xray
+from toy import NihFolder
 
 from xray_lightning import Phantom
 from xray_lightning.audit.leakage import UNKNOWN
@@ -17,18 +19,17 @@ from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.records import target_matrix
 
-audit = partial(run_verb, "audit")
+audit = partial(xray, "audit")
 PHANTOM = Phantom(patients=60)
 SPLIT = patient_split(PHANTOM.records, None)
 DATA = ["data.patients=60", "draws=5"]
 
 
-def test_files_and_json(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_and_json(tmp_path) -> None:
     names = [PHANTOM.records[row].image_id for row in SPLIT.subsets["train"][:2]]
     (tmp_path / "known.txt").write_text("\n".join([*names, "elsewhere.png"]))
     out = tmp_path / "out"
-    audit([*DATA, f"lists={tmp_path / 'known.txt'}", f"hydra.run.dir={out}"], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+    facts = json.loads(audit(*DATA, f"lists={tmp_path / 'known.txt'}", "--out", out, "--json"))
     assert facts == json.loads((out / "audit.json").read_text())
     assert facts["split"]["fingerprint"] == SPLIT.fingerprint
     assert facts["leakage"]["patients"]["shared"] == 0
@@ -38,11 +39,10 @@ def test_files_and_json(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(each.split(";")[0] in page for each in facts["gist"][:1])
 
 
-def test_terminal(tmp_path, capsys, monkeypatch) -> None:
+def test_terminal(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "known.txt").write_text("a.png\nb.png\n")
-    audit([*DATA, "lists=known.txt"], as_json=False)
-    text = capsys.readouterr().out
+    text = audit(*DATA, "lists=known.txt")
     assert "Nothing is known by the list known.txt" in text
     assert "0 patients have images in more than one subset" in text
     assert "images per patient" in text
@@ -51,7 +51,7 @@ def test_terminal(tmp_path, capsys, monkeypatch) -> None:
     assert (folder / "audit.html").is_file()
 
 
-def test_duplicates_by_the_cache(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicates_by_the_cache(tmp_path) -> None:
     """Files 5 and 6 show what 0 and 1 show; 4 is not on disk."""
     rows = ["image,patient,split,Mass"]
     for number, subset in enumerate(["train", "train", "val", "val", "test", "test", "test"]):
@@ -62,8 +62,7 @@ def test_duplicates_by_the_cache(tmp_path, capsys: pytest.CaptureFixture[str]) -
     (tmp_path / "table.csv").write_text("\n".join(rows))
     settings = ["data=csv", f"data.table={tmp_path / 'table.csv'}", "split=csv", "image_size=64"]
     settings += ["data.allow_missing=true", "duplicates=true", f"cache_dir={tmp_path / 'cache'}"]
-    audit([*settings, "draws=5", f"hydra.run.dir={tmp_path / 'out'}"], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+    facts = json.loads(audit(*settings, "draws=5", "--out", tmp_path / "out", "--json"))
     found = facts["leakage"]["duplicates"]
     assert (found["images"], found["size"], found["not_on_disk"]) == (6, 64, 1)
     assert (set(found["exact"].values()), found["near"]["pairs"]) == ({2}, 0)
@@ -76,20 +75,15 @@ def test_duplicates_by_the_cache(tmp_path, capsys: pytest.CaptureFixture[str]) -
     assert "no image was read" not in page
 
 
-def test_nih_images_in_the_rsna_challenge(tmp_path, capsys) -> None:
-    lines = [
-        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
-    ]
-    names = [f"{n:08d}_000.png" for n in range(1, 21)]
-    lines += [f"{name},Mass,0,{n},50,F,PA" for n, name in enumerate(names, start=1)]
-    (tmp_path / "Data_Entry_2017_v2020.csv").write_text("\n".join(lines))
-    (tmp_path / "train_val_list.txt").write_text("\n".join(names[:12]))
-    (tmp_path / "test_list.txt").write_text("\n".join(names[12:]))
+def test_nih_images_in_the_rsna_challenge(tmp_path) -> None:
+    folder, names = NihFolder(tmp_path), [f"{n:08d}_000.png" for n in range(1, 21)]
+    folder.table(*(f"{name},Mass,0,{int(name[:8])},50,F,PA,1,1,1,1" for name in names))
+    folder.lists(names[:12], names[12:])
     rsna = ["patientId,Image Index", f"a,{names[0]}", f"b,{names[13]}", f"c,{names[13]}"]
     (tmp_path / "map.csv").write_text("\n".join([*rsna, f"d,{names[14]}", "e,00000099_000.png"]))
     settings = ["data=nih", f"data.root={tmp_path}", f"rsna_map={tmp_path / 'map.csv'}", "draws=2"]
-    audit([*settings, "split=official", f"hydra.run.dir={tmp_path / 'out'}"], as_json=True)
-    (row,) = json.loads(capsys.readouterr().out)["leakage"]["lists"][2:]
+    told = audit(*settings, "split=official", "--out", tmp_path / "out", "--json")
+    (row,) = json.loads(told)["leakage"]["lists"][2:]
     assert row["name"] == "RSNA challenge (5 images, by its map)"
     assert (row["listed"], row["found"], row["parts"]["test"]) == (4, 3, 2)
 
@@ -109,39 +103,31 @@ def test_nih_images_in_the_rsna_challenge(tmp_path, capsys) -> None:
 def test_bad_settings(settings, error, named, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=named):
-        audit(settings, as_json=True)
+        run_verb("audit", settings, as_json=True)
 
 
-def rsna_folder(folder) -> list[str]:
-    """12 images of 4 patients; the settings that read them with the map."""
-    ids = [f"image-{n}" for n in range(12)]
-    rows = ["patientId,x,y,width,height,Target"]
-    rows += [f"{image},{'1,1,9,9,1' if n % 2 else ',,,,0'}" for n, image in enumerate(ids)]
-    (folder / "stage_2_train_labels.csv").write_text("\n".join(rows))
-    pairs = [f"{image},{n % 4 + 1:08d}_{n // 4:03d}.png" for n, image in enumerate(ids)]
-    (folder / "map.csv").write_text("\n".join(["patientId,Image Index", *pairs]))
-    return ["data=rsna", f"data.root={folder}", f"data.nih_map={folder / 'map.csv'}", "draws=2"]
-
-
-def foreign_lists(folder) -> tuple[list[str], pd.DataFrame]:
-    """Three lists in three forms, and their rows: 2 is in train and test, 4 in val and test."""
-    subsets = {"train": [0, 1, 4, 8], "val": [7, 3], "test": [5, 9, 2, 6, 10, 11]}
+def foreign_lists(rsna) -> tuple[list[str], pd.DataFrame]:
+    """Three lists in three forms, and their rows: 1 is in train and test, 3 in val and test."""
+    rsna.patients = 4
+    rsna.table(*rsna.label_rows)
+    subsets = {"train": ["00", "01", "02", "10"], "val": ["30", "31"]}
+    subsets["test"] = ["11", "12", "20", "21", "22", "32"]
     texts = {
-        "train": "\r\n".join(f"rsna/image-{n}.png 0" for n in subsets["train"]),
-        "val": "patientId,Target\nimage-7,1\nimage-3,1\nimage-99,0",
-        "test": "\n".join(f"image-{n}.jpg" for n in subsets["test"]),
+        "train": "\r\n".join(f"rsna/id-{n}.png 0" for n in subsets["train"]),
+        "val": "patientId,Target\nid-30,1\nid-31,1\nid-99,0",
+        "test": "\n".join(f"id-{n}.jpg" for n in subsets["test"]),
     }
     for subset, text in texts.items():
-        (folder / f"{subset}.txt").write_text(text, newline="")
-    rows = [(n, n % 4 + 1, subset) for subset, numbers in subsets.items() for n in numbers]
-    settings = [f"split.{subset}={folder / subset}.txt" for subset in subsets]
-    return ["split=lists", *settings], pd.DataFrame(rows, columns=["n", "patient", "part"])
+        (rsna.root / f"{subset}.txt").write_text(text, newline="")
+    rows = [(n[0], subset) for subset, numbers in subsets.items() for n in numbers]
+    settings = ["data=rsna", f"data.root={rsna.root}", "draws=2", "split=lists"]
+    settings += [f"split.{subset}={rsna.root / subset}.txt" for subset in subsets]
+    return settings, pd.DataFrame(rows, columns=["patient", "part"])
 
 
-def test_a_foreign_split_that_leaks_is_counted(tmp_path, capsys) -> None:
-    settings, table = foreign_lists(tmp_path)
-    audit([*rsna_folder(tmp_path), *settings, f"hydra.run.dir={tmp_path / 'o'}"], as_json=False)
-    text = capsys.readouterr().out
+def test_a_foreign_split_that_leaks_is_counted(empty_rsna, tmp_path) -> None:
+    settings, table = foreign_lists(empty_rsna)
+    text = audit(*settings, f"data.nih_map={empty_rsna.nih_map()}", "--out", tmp_path / "o")
     facts = json.loads((tmp_path / "o/audit.json").read_text())["leakage"]["patients"]
     homes = table.groupby("patient")["part"].agg(set)
     test = table[table["part"] == "test"]["patient"].map(homes)
@@ -151,17 +137,14 @@ def test_a_foreign_split_that_leaks_is_counted(tmp_path, capsys) -> None:
     assert (facts["in_train"], facts["in_train_or_val"]) == (in_train, learned) == (2, 3)
     assert f"the patient of {in_train} ({100 * in_train / 6:.1f} %) has images in train" in text
     assert "of the 3 names in" in text
-    assert "'image-99'" in text
+    assert "'id-99'" in text
     assert "no training may use this split: 2 patients" in text
     assert "With images of the test patients in training, their labels alone give" in text
 
 
-def test_unknown_patients_are_unknown_in_every_sentence(tmp_path, capsys) -> None:
-    settings, _ = foreign_lists(tmp_path)
-    data = [text for text in rsna_folder(tmp_path) if not text.startswith("data.nih_map")]
+def test_unknown_patients_are_unknown_in_every_sentence(empty_rsna, tmp_path) -> None:
     with pytest.warns(UnknownPatientsWarning):
-        audit([*data, *settings, f"hydra.run.dir={tmp_path / 'o'}"], as_json=False)
-    text = capsys.readouterr().out
+        text = audit(*foreign_lists(empty_rsna)[0], "--out", tmp_path / "o")
     facts = json.loads((tmp_path / "o/audit.json").read_text())
     page = (tmp_path / "o/audit.html").read_text()
     for place in (text, page):
@@ -181,14 +164,13 @@ def test_unknown_patients_are_unknown_in_every_sentence(tmp_path, capsys) -> Non
         assert results[name] == (None, UNKNOWN)
 
 
-def test_a_split_column_that_leaks_and_an_image_in_two_lists(tmp_path, capsys) -> None:
+def test_a_split_column_that_leaks_and_an_image_in_two_lists(tmp_path) -> None:
     subsets = [*["train"] * 4, *["test"] * 4]
     rows = [f"{n}.png,p{n % 3},{subset},{n % 2}" for n, subset in enumerate(subsets)]
     rows += ["8.png,p8,val,1"]
     (tmp_path / "t.csv").write_text("\n".join(["image,patient,split,Mass", *rows]))
     data = ["data=csv", f"data.table={tmp_path / 't.csv'}", "draws=2"]
-    audit([*data, "split=csv", f"hydra.run.dir={tmp_path / 'o'}"], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+    facts = json.loads(audit(*data, "split=csv", "--out", tmp_path / "o", "--json"))
     assert facts["leakage"]["patients"]["in_train"] == 4
     names = [each["name"] for each in facts["leakage"]["lists"]]
     assert names == ["csv table's train rows", "csv table's val rows", "csv table's test rows"]
@@ -196,8 +178,7 @@ def test_a_split_column_that_leaks_and_an_image_in_two_lists(tmp_path, capsys) -
     (tmp_path / "val.txt").write_text("8\n")
     (tmp_path / "test.txt").write_text("4.png\n5.png\n")
     lists = [f"split.{subset}={tmp_path / subset}.txt" for subset in ("train", "val", "test")]
-    audit([*data, "split=lists", *lists, f"hydra.run.dir={tmp_path / 'p'}"], as_json=False)
-    text = capsys.readouterr().out
+    text = audit(*data, "split=lists", *lists, "--out", tmp_path / "p")
     assert "1 images stand in more than one subset; 1 test images are in train or val" in text
     assert "4 of 9 images are in no list of the split, the first is 2.png" in text
     assert "1 images are in more than one subset" in (tmp_path / "p/audit.html").read_text()
@@ -209,9 +190,9 @@ def test_predictions_of_another_split_are_refused(tmp_path) -> None:
         found = Predictions.of(rows, PHANTOM.labels, target_matrix(rows) / 2)
         write_predictions(found, tmp_path / f"predictions_{subset}.csv")
     same = [*DATA, f"predictions={tmp_path}", f"hydra.run.dir={tmp_path / 'o'}"]
-    audit(same, as_json=False)
+    run_verb("audit", same)
     with pytest.raises(TableError, match=r"than the val set of split patient \[.*run.s split"):
-        audit([*same, "split.seed=1"], as_json=False)
+        run_verb("audit", [*same, "split.seed=1"])
 
 
 def test_published_lists_at_hand(shared_data) -> None:

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import InstantiationException
+from running import xray
 
 from xray_lightning import DataNotFoundError, DataSummary
 from xray_lightning.cli.app import run_verb
 
-data, cache = partial(run_verb, "data"), partial(run_verb, "cache")
+data, cache = partial(xray, "data"), partial(xray, "cache")
 SHARED = Path(os.environ["XRAY_DATA"])
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data (../shared/data) is not here")
-def test_figures_of_the_full_nih_table(capsys: pytest.CaptureFixture[str]) -> None:
-    data(["data=nih", f"data.root={SHARED / 'nih-metadata'}", "split=official"], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+def test_figures_of_the_full_nih_table() -> None:
+    root = f"data.root={SHARED / 'nih-metadata'}"
+    facts = json.loads(data("data=nih", root, "split=official", "--json"))
     assert (facts["images"], facts["patients"], facts["boxes"]) == (112_120, 30_805, 984)
     subsets = facts["parts"]
     assert (subsets["test"]["images"], subsets["test"]["patients"]) == (25_596, 2_797)
@@ -28,40 +29,37 @@ def test_figures_of_the_full_nih_table(capsys: pytest.CaptureFixture[str]) -> No
     assert DataSummary.from_json(facts).to_json() | {"schema": 2} == facts
 
 
-def test_table_for_people_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data(["data.patients=40", f"hydra.run.dir={tmp_path / 'out'}"], as_json=False)
-    text = capsys.readouterr().out
+def test_table_for_people_and_file(tmp_path: Path) -> None:
+    text = data("data.patients=40", "--out", tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "data.json").read_text())
     assert f"split fingerprint {facts['fingerprint']}" in text
     assert "note: " in text
     assert sum(subset["images"] for subset in facts["parts"].values()) == facts["images"]
 
 
-def test_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cache(["data.patients=3", "image_size=16", f"cache_dir={tmp_path}"])
-    assert "images at 16 px" in capsys.readouterr().out
+def test_cache(tmp_path: Path) -> None:
+    settings = ["data.patients=3", "image_size=16", f"cache_dir={tmp_path}"]
+    assert "images at 16 px" in cache(*settings)
     (manifest,) = tmp_path.glob("phantom-16px-*/manifest.json")
-    cache(["data.patients=3", "image_size=16", f"cache_dir={tmp_path}"], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+    facts = json.loads(cache(*settings, "--json"))
     assert (facts["path"], facts["image_size"]) == (str(manifest.parent), 16)
     assert facts["bytes"] == 256 * facts["images"] > 0
 
 
 def test_wrong_folder(tmp_path: Path) -> None:
     with pytest.raises(InstantiationException) as caught:
-        data(["data=nih", f"data.root={tmp_path / 'none'}"], as_json=True)
+        run_verb("data", ["data=nih", f"data.root={tmp_path / 'none'}"])
     assert isinstance(caught.value.__cause__, DataNotFoundError)
 
 
-def test_unknown_patients_and_names_of_no_image(tmp_path, capsys) -> None:
+def test_unknown_patients_and_names_of_no_image(tmp_path) -> None:
     rows = [f"{n}.png,{n % 2}" for n in range(6)]
     (tmp_path / "t.csv").write_text("\n".join(["image,Mass", *rows]))
     (tmp_path / "train.txt").write_text("0 1\n1 0\n2 1\n3 0\n")
     (tmp_path / "val.txt").write_text("4.png")
     (tmp_path / "test.txt").write_text("images/5.png\nimages/6.png")
     lists = [f"split.{subset}={tmp_path / subset}.txt" for subset in ("train", "val", "test")]
-    data(["data=csv", f"data.table={tmp_path / 't.csv'}", "split=lists", *lists], as_json=False)
-    text = capsys.readouterr().out
+    text = data("data=csv", f"data.table={tmp_path / 't.csv'}", "split=lists", *lists)
     assert "6 images of an unknown number of patients" in text
     assert "note: 1 of the 2 names in" in text
     assert "'images/6.png'" in text

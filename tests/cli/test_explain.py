@@ -3,15 +3,16 @@
 import json
 import re
 import shutil
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from running import xray
 
 from xray_lightning import ConfigError, Phantom
-from xray_lightning.cli.app import APP
+from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.explain import own_settings
 from xray_lightning.cli.fit import fit
@@ -21,10 +22,7 @@ TOY = ["data.patients=60", "image_size=32", "batch_size=16", "epochs=1", "model=
 TOY += ["model.backbone=test_resnet", "trainer=cpu", "threads=1", "logger=none", "callbacks=none"]
 QUICK = ["draws=50", "positives=12", "threads=1"]
 NOTHING = ["methods=none", "saliency=none", "shortcuts=false"]
-
-
-def explain(checkpoint, *overrides: str):
-    return CliRunner().invoke(APP, ["explain", str(checkpoint), *overrides])
+explain = partial(xray, "explain")
 
 
 @pytest.fixture(scope="module")
@@ -49,44 +47,40 @@ def done(checkpoint):
     """Everything, with another seed and a network of permuted labels."""
     seeds = copied(checkpoint, "seed1.ckpt", seed=1)
     permuted = copied(checkpoint, "permuted.ckpt", permute_labels=True)
-    result = explain(
-        checkpoint, *QUICK, "methods=gradcam,gradient", "saliency=gradient", "label=Infiltration",
-        f"seeds={seeds}", f"permuted={permuted}", "doubts=5",
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    return result
+    asked = ["methods=gradcam,gradient", "saliency=gradient", "label=Infiltration", "doubts=5"]
+    return explain(checkpoint, *QUICK, *asked, f"seeds={seeds}", f"permuted={permuted}")
 
 
 def test_everything_is_written_and_shown(done, checkpoint) -> None:
     place = checkpoint.parents[1] / "explain"
     values = json.loads((place / "explain.json").read_text())
     assert values["schema"] == 2
-    assert values["fingerprint"] in done.stdout
+    assert values["fingerprint"] in done
     assert {one["place"] for one in values["localisation"]["labels"].values()} == {"its exact mask"}
     again = [(one["image"], one["label"], one["neighbours"]) for one in values["doubts"]]
     films = place / values["gallery"].pop("labels to read again")
     with np.load(films.with_suffix(".npz")) as kept:
         assert [*zip(kept["image_id"], kept["label"], strict=True)] == [row[:2] for row in again]
-    assert all(f"{image} {label}: " in done.stdout and near >= 0 for image, label, near in again)
+    assert all(f"{image} {label}: " in done and near >= 0 for image, label, near in again)
     for label, name in values["gallery"].items():
-        assert label in done.stdout
+        assert label in done
         assert cv2.imread(str(place / name)) is not None
         with np.load((place / name).with_suffix(".npz")) as kept:
             assert set(kept["label"]) == {label}
             assert kept["maps"].shape[1:] == (1, 1)  # 32 px through a ResNet
     tests = values["saliency"]["gradient"]
     for test in ("seeds", "permutation", "deletion", "insertion", "randomisation"):
-        assert tests[test]["verdict"] in done.stdout
+        assert tests[test]["verdict"] in done
         assert "given" not in tests[test].get("reason", "")
     assert list(values["shortcuts"]["labels"]) == list(values["auroc"]["labels"])
-    assert "AUROC of a linear probe of the features" in done.stdout
+    assert "AUROC of a linear probe of the features" in done
     assert (place / "saliency.png").is_file()
     assert values["published"] == []  # of NIH's boxes alone
 
 
 def test_the_report_of_the_run_shows_it(done, checkpoint) -> None:
     run = checkpoint.parents[1]
-    assert CliRunner().invoke(APP, ["report", str(run)]).exit_code == 0
+    xray("report", run)
     values = json.loads((run / "explain" / "explain.json").read_text())
     assert json.loads((run / "report.json").read_text())["explain"] == values
     text = (run / "report.html").read_text()
@@ -105,16 +99,15 @@ def test_the_report_of_the_run_shows_it(done, checkpoint) -> None:
         ({}, "lacks checkpoint, fingerprint"),
     ):
         (run / "explain" / "explain.json").write_text(json.dumps(wrong))
-        result = CliRunner().invoke(APP, ["report", str(run)])
-        assert (result.exit_code, word in result.output) == (2, True), result.output
+        assert word in xray("report", run, code=2)
 
 
-def test_json_of_a_folder_of_ones_own(checkpoint, tmp_path) -> None:
+def test_json_of_a_folder_of_ones_own(checkpoint, tmp_path, capsys) -> None:
     (tmp_path / "saliency.png").touch()  # of another run
-    result = explain(checkpoint, *QUICK, *NOTHING, "--json", f"hydra.run.dir={tmp_path}")
-    assert result.exit_code == 0, result.output
-    values = json.loads(result.stdout)  # notes go to stderr
-    assert "synthetic" in result.stderr
+    run_verb("explain", [checkpoint, *QUICK, *NOTHING], out=tmp_path, as_json=True)
+    printed = capsys.readouterr()
+    values = json.loads(printed.out)
+    assert "synthetic" in printed.err, "notes go to stderr"
     assert values["localisation"] is None
     assert values["localisation_missing"] == "no method was asked for"
     assert values["shortcuts"] == values["saliency"] == values["gallery"] == {}
@@ -150,18 +143,16 @@ def test_what_is_refused_leaves_no_folder(checkpoint) -> None:
         (["label=Cough"], "label must be one of Atelectasis"),
         (["subset=val", "split.seed=1", "data.seed=7"], "validation set is not that of the"),
     ):
-        result = explain(checkpoint, *QUICK, *more)
-        assert (result.exit_code, message in result.output) == (2, True), result.output
+        assert message in explain(checkpoint, *QUICK, *more, code=2)
     assert not list(checkpoint.parents[1].glob("explain_*"))
-    result = explain(checkpoint.parent / "none.ckpt")
-    assert (result.exit_code, "no checkpoint at" in result.output) == (2, True)
+    assert "no checkpoint at" in explain(checkpoint.parent / "none.ckpt", code=2)
 
 
 def test_the_report_of_a_run_is_about_its_best_checkpoint(checkpoint) -> None:
-    result = explain(checkpoint.with_name("last.ckpt"), *QUICK, *NOTHING)
+    explain(checkpoint.with_name("last.ckpt"), *QUICK, *NOTHING)
     metrics = json.loads((checkpoint.parents[1] / "metrics.json").read_text())["test"]
     place = checkpoint.parents[1] / f"explain_{metrics['fingerprint']}"
-    assert (place / "explain.json").is_file(), result.output
+    assert (place / "explain.json").is_file()
     shutil.rmtree(place)
 
 
@@ -189,9 +180,8 @@ def test_siim_films_are_scored_by_their_masks(checkpoint, tmp_path, write_dicom)
     (tmp_path / "train-rle.csv").write_text("\n".join(rows) + "\n")
     siim = ["data=siim", f"data.root={tmp_path}", "images=all", f"hydra.run.dir={tmp_path / 'out'}"]
     alone = ["methods=cam,gradient", "saliency=none", "shortcuts=false"]
-    result = explain(checkpoint, *QUICK, *siim, *alone)
-    assert result.exit_code == 0, result.output
-    assert "place of Pneumothorax: its exact mask" in result.stdout
+    printed = explain(checkpoint, *QUICK, *siim, *alone)
+    assert "place of Pneumothorax: its exact mask" in printed
     values = json.loads((tmp_path / "out/explain.json").read_text())
     (label,) = values["localisation"]["labels"].values()
     assert label["images"] == len(masks) > 10

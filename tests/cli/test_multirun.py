@@ -1,21 +1,17 @@
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from running import read_table, write_run
+from running import read_table, write_run, xray
 
-from xray_lightning.cli import app
 from xray_lightning.cli.multirun import SweepTable, finish_sweep, write
 from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import show
-
-sweep = partial(app.run_verb, "sweep")
 
 
 def config(folder: Path, mode: RunMode = RunMode.MULTIRUN):
@@ -87,15 +83,13 @@ def test_only_failures_have_a_table_but_no_figure(tmp_path: Path) -> None:
     assert not (tmp_path / "comparison.png").exists()
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path) -> None:
     write_run(tmp_path / "0", ["loss=bce"], 0.75)
     write_run(tmp_path / "1", ["loss=auc"])
-    sweep([tmp_path])
-    assert capsys.readouterr().out.count("0.5000") == 1
-    sweep([tmp_path, "test=true"])
-    assert capsys.readouterr().out.count("0.5000") == 2
-    sweep([tmp_path, "test=true"], as_json=True)
-    assert json.loads(capsys.readouterr().out)["rankings"][0][1]["test_mean"] == 0.5
+    assert xray("sweep", tmp_path).count("0.5000") == 1
+    assert xray("sweep", tmp_path, "test=true").count("0.5000") == 2
+    told = json.loads(xray("sweep", tmp_path, "test=true", "--json"))
+    assert told["rankings"][0][1]["test_mean"] == 0.5
     hidden = json.loads((tmp_path / "ranking.json").read_text())
     assert hidden["rankings"][0][1]["test_mean"] is None, "the files show the chosen one only"
 

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 from omegaconf import OmegaConf
+from running import xray
 
 from xray_lightning import ConfigError, Phantom, patient_split
 from xray_lightning.cli import report as module
@@ -22,9 +23,8 @@ def settings(run, **changes: object) -> None:
     OmegaConf.save(config, run / "config.yaml")
 
 
-def test_json_with_the_audit_of_the_split(run_folder, capsys) -> None:
-    run_verb("report", [run_folder], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+def test_json_with_the_audit_of_the_split(run_folder) -> None:
+    facts = json.loads(xray("report", run_folder, "--json"))
     assert facts == json.loads((run_folder / "report.json").read_text())
     assert facts["audit"]["split"]["fingerprint"] == facts["split"]["fingerprint"]
     assert facts["audit"]["draws"] == DRAWS
@@ -34,11 +34,10 @@ def test_json_with_the_audit_of_the_split(run_folder, capsys) -> None:
     assert "prevalence in test / in train+val" in page
 
 
-def test_terminal_without_the_data(run_folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_without_the_data(run_folder) -> None:
     nowhere = {"_target_": "xray_lightning.data.nih.ChestXray14", "root": "nowhere"}
     settings(run_folder, data=nowhere)
-    run_verb("report", [run_folder], as_json=False)
-    text = capsys.readouterr().out
+    text = xray("report", run_folder)
     assert "the mean AUROC over 13 of 14 labels is" in text
     assert "warning: The images are synthetic" in text
     assert "the split was not audited: its data set is not at hand (" in text

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from running import xray
 
 from xray_lightning import ConfigError, MissingImagesError, Phantom, TableError, patient_split
 from xray_lightning.cli.app import run_verb
@@ -35,19 +36,13 @@ def write(folder, images: list[str]):
     return folder / "scores.csv"
 
 
-@pytest.fixture
-def tell(capsys):
+def tell(table, *settings: str, words: bool = False):
     """What the command says of a table: as JSON, or in words."""
-
-    def tell(table, *settings: str, words: bool = False):
-        score([table, *DATA, *settings], as_json=not words)
-        text = capsys.readouterr().out
-        return text if words else json.loads(text)
-
-    return tell
+    text = xray("score", table, *DATA, *settings, *[] if words else ["--json"])
+    return text if words else json.loads(text)
 
 
-def test_a_part(tmp_path, tell) -> None:
+def test_a_part(tmp_path) -> None:
     facts = tell(write(tmp_path, EVERY), "subset=test", f"hydra.run.dir={tmp_path / 'out'}")
     assert facts == json.loads((tmp_path / "out/score.json").read_text())
     assert (facts["images"], facts["fingerprint"]) == (len(TEST), fingerprint({"test": TEST}))
@@ -59,7 +54,7 @@ def test_a_part(tmp_path, tell) -> None:
     assert facts["mean"]["auroc"]["value"] > 0.8
 
 
-def test_labels_to_read_again(tmp_path, tell) -> None:
+def test_labels_to_read_again(tmp_path) -> None:
     table = write(tmp_path, EVERY)
     text = tell(table, "subset=train", "doubts=12", f"hydra.run.dir={tmp_path}", words=True)
     rows = pd.read_csv(tmp_path / "doubts.csv")
@@ -71,14 +66,14 @@ def test_labels_to_read_again(tmp_path, tell) -> None:
     assert all(words in text for words in ("raw sc", "no neigh", "memorised", "need not be wrong"))
 
 
-def test_what_has_a_score(tmp_path, tell) -> None:
+def test_what_has_a_score(tmp_path) -> None:
     text, count = tell(write(tmp_path, EVERY[:70]), words=True), len(EVERY)
     assert "70 images of " in text
     assert f"{count - 70:,} of the {count:,} images in the label table have no score" in text
     assert "ratio: their width over that" in text
 
 
-def test_undefined_figures_have_a_reason(tmp_path, tell) -> None:
+def test_undefined_figures_have_a_reason(tmp_path) -> None:
     healthy = [record.image_id for record in PHANTOM.records if not any(record.targets)]
     table = write(tmp_path, healthy)
     assert "Hernia: AUROC is undefined, no positive image" in tell(table, words=True)
@@ -88,7 +83,7 @@ def test_undefined_figures_have_a_reason(tmp_path, tell) -> None:
     assert facts["defined"]["auroc"] == 0
 
 
-def test_missing_and_other_images(tmp_path, tell) -> None:
+def test_missing_and_other_images(tmp_path) -> None:
     table = write(tmp_path, TEST[1:])
     with pytest.raises(MissingImagesError, match=f"1 of the {len(TEST)} images in test have no"):
         score([table, *DATA, "subset=test"], as_json=True)
@@ -119,7 +114,7 @@ def test_bad_settings(setting: str, match: str, tmp_path) -> None:
         score([write(tmp_path, TEST), *DATA[:1], setting], as_json=True)
 
 
-def test_points_of_one_part_are_applied_to_another(tmp_path, tell) -> None:
+def test_points_of_one_part_are_applied_to_another(tmp_path) -> None:
     table = write(tmp_path, EVERY)
     settings = ["subset=test", "points=train", "operating_point.rule=f1", "calibration=temperature"]
     facts = tell(table, *settings, "subgroups=true", "prior=force_estimate")
@@ -142,7 +137,7 @@ def test_points_need_every_score_of_their_part(tmp_path) -> None:
         score([write(tmp_path, TEST), *DATA, "subset=test", "points=test"], as_json=True)
 
 
-def test_the_labels_that_the_table_has(tmp_path, tell) -> None:
+def test_the_labels_that_the_table_has(tmp_path) -> None:
     table = write(tmp_path, TEST)
     rows = [line.split(",")[:4] for line in table.read_text().splitlines()]
     table.write_text("".join(",".join(row) + "\n" for row in rows))
@@ -158,7 +153,7 @@ def test_the_labels_that_the_table_has(tmp_path, tell) -> None:
         score([table, *DATA, "labels=Hernia"], as_json=True)
 
 
-def test_thresholds_and_prevalences(tmp_path, tell) -> None:
+def test_thresholds_and_prevalences(tmp_path) -> None:
     table = write(tmp_path, EVERY)
     settings = ["subset=test", "points=train", "thresholds=0.1,0.2", "prevalence=0.01:0.03"]
     settings.append("prior={Infiltration: 0.03}")

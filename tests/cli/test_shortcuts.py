@@ -1,7 +1,6 @@
 """``xray shortcuts`` on checkpoints of the phantom."""
 
 import json
-from functools import partial
 
 import pytest
 import running
@@ -11,8 +10,6 @@ from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.fit import fit
 from xray_lightning.errors import ConfigError
-
-shortcuts = partial(run_verb, "shortcuts")
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +25,15 @@ def run(tmp_path_factory: pytest.TempPathFactory):
     return folder / "run"
 
 
-def test_files_tables_and_json(run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_tables_and_json(run) -> None:
     checkpoint = run / "checkpoints/best.ckpt"
-    capsys.readouterr()
-    shortcuts([checkpoint], as_json=True)
-    facts = json.loads(capsys.readouterr().out)[str(checkpoint)]
+    facts = json.loads(running.xray("shortcuts", checkpoint, "--json"))[str(checkpoint)]
     assert {"schema": 2, **facts} == json.loads((run / "shortcuts.json").read_text())
     assert (facts["data"], facts["draws"]) == ("phantom (planted: marker, Nodule, 0.9)", 20)
     assert list(facts["labels"]["Nodule"]["covered"])[-1] == "planted marker"
     other = run / "other"
-    values = ["data.shortcut=null", "draws=10", f"hydra.run.dir={other}"]
-    shortcuts([checkpoint, run / "checkpoints/last.ckpt", *values], as_json=False)
-    text = capsys.readouterr().out
+    both = [checkpoint, run / "checkpoints/last.ckpt"]
+    text = running.xray("shortcuts", *both, "data.shortcut=null", "draws=10", "--out", other)
     assert "planted" not in text
     assert "random weights" in text
     assert text.count("; undecided: ") == 4  # below each table, and a line for each checkpoint
@@ -48,7 +42,7 @@ def test_files_tables_and_json(run, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_patients_it_learned_from_are_refused(run) -> None:
     with pytest.raises(ConfigError, match="overlap=exclude"):
-        shortcuts([run / "checkpoints/best.ckpt", "split.seed=1"], as_json=False)
+        run_verb("shortcuts", [run / "checkpoints/best.ckpt", "split.seed=1"])
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
 """A data set, a splitter and a sampler of the user's own, handed in from Python and by a folder."""
 
-import os
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import Rectangle
+from running import xray
 
 import xray_lightning as xl
 from xray_lightning import Phantom, Record, Source, XrayDataModule, make_split
+from xray_lightning.cli.train import train
 from xray_lightning.data.partition import Split, replace_test, split_source
 from xray_lightning.data.source import readable_records, select_views
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError
 
-ROOT = Path(__file__).parents[2]
 MODULE = '''
 """What a user writes: a data set of six patients, a splitter, a sampler."""
 
@@ -160,27 +159,13 @@ def test_handed_in_from_python(clinic: ModuleType, tmp_path: Path) -> None:
     assert batch["image"].shape == (28, 1, 32, 32)
 
 
-@pytest.fixture
-def command(clinic: ModuleType, tmp_path: Path) -> Callable[..., str]:
-    """Runs a program of the package with the user's module on the path."""
-
-    def run(*words: str) -> str:
-        path = os.pathsep.join([str(tmp_path / "code"), str(ROOT)])
-        options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": path}}
-        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, **options)
-        assert not done.returncode, done.stderr
-        return done.stdout
-
-    return run
-
-
 MINE = ("data=mine", "split=mine", "sampler=mine")
 
 
-def test_counted_by_the_command(command: Callable[..., str], tmp_path: Path) -> None:
-    xray = "from xray_lightning.cli.app import main; main()"
+@pytest.mark.usefixtures("clinic")
+def test_counted_by_the_command(tmp_path: Path) -> None:
     search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
-    text = command("-c", xray, "data", search, *MINE[:2], f"data.root={tmp_path / 'images'}")
+    text = xray("data", search, *MINE[:2], f"data.root={tmp_path / 'images'}")
     assert "24 images of 6 patients, 12 boxes on 12 images; 24 images on disk" in text
 
 
@@ -243,13 +228,12 @@ def test_views() -> None:
             select_views(records, wrong, notes)
 
 
-@pytest.mark.slow
-def test_trained_from_a_folder_of_configurations(command, tmp_path) -> None:
+@pytest.mark.usefixtures("clinic")
+def test_trained_from_a_folder_of_configurations(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
-    command(
-        *(str(ROOT / "train.py"), f"--config-dir={tmp_path / 'conf'}", "trainer=debug", *MINE),
-        *(f"data.root={tmp_path / 'images'}", "threads=1", "workers=0", "logger=none"),
-        *("report=false", f"hydra.run.dir={run}"),
-    )
+    words = ["--config-dir=conf", "trainer=debug", *MINE, f"data.root={tmp_path / 'images'}"]
+    words += ["model.backbone=test_resnet", "threads=1", "workers=0", "logger=none", "draws=20"]
+    assert train([*words, "report=false", "callbacks=none", "hydra.run.dir=run"]) == 0
     assert (run / "metrics.json").is_file()
     assert "clinic_of_mine.split_by_digit" in (run / "config.yaml").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import write_run
+from running import write_run, xray
 
 from xray_lightning import ConfigError, Predictions, fit_operating_points
 from xray_lightning.cli.app import run_verb
@@ -115,6 +115,9 @@ def test_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
     assert find_tables(str(tmp_path / "fold[12]")) == [tmp_path / "fold1" / TABLE]
     both = [tmp_path / name / TABLE for name in ("fold1", "fold[1]")]
     assert find_tables(str(tmp_path / "fold*")) == both
+    for path in both:
+        write_predictions(STRONG, path)
+    assert "identical" in xray("compare", tmp_path / "fold[1]", tmp_path / "fold1", "draws=20")
 
 
 @pytest.mark.parametrize(
@@ -162,21 +165,19 @@ def test_the_shared_labels() -> None:
         compare(STRONG, other, labels=["Mass"])
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path) -> None:
     strong, weak = write(tmp_path, "strong", STRONG), write(tmp_path, "weak", WEAK)
     (tmp_path / "strong/metrics.json").write_text('{"test": {"data": "rsna (negatives: all)"}}')
-    run_verb("compare", [strong, weak, "draws=200"], out=tmp_path / "out")
-    text = capsys.readouterr().out
+    text = xray("compare", strong, weak, "draws=200", "--out", tmp_path / "out")
     assert "rsna (negatives: all)" in text, "which negatives stands beside the figures"
     assert "verdict: A is better than B (mean AUROC" in text
     assert "corrected for 2 labels (Holm)" in text
     assert max(map(len, text.split("300 test images")[0].split("label")[1].splitlines())) <= 80
-    run_verb("compare", [strong, weak, "draws=20", "margin=0.1"])
-    text = capsys.readouterr().out.split("against a margin of 0.1, stated before")[1]
+    text = xray("compare", strong, weak, "draws=20", "margin=0.1")
+    text = text.split("against a margin of 0.1, stated before")[1]
     assert max(map(len, text.split("300 test images")[0].splitlines())) <= 80
     assert "margin: A is superior to B, margin 0.1 stated before" in text
-    run_verb("compare", [strong, weak, "labels=[Mass]", "draws=20"], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+    facts = json.loads(xray("compare", strong, weak, "labels=[Mass]", "draws=20", "--json"))
     assert (facts["schema"], list(facts["labels"])) == (2, ["Mass"])
     facts = json.loads((tmp_path / "out/compare.json").read_text())
     assert facts["mean"]["difference"] > 0.1
@@ -187,16 +188,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         run_verb("compare", ["none", "none", "margin=2"])
 
 
-def test_net_benefit_of_what_validation_calibrated(tmp_path, capsys, monkeypatch) -> None:
+def test_net_benefit_of_what_validation_calibrated(tmp_path, monkeypatch) -> None:
     tables = {write(tmp_path, "strong", STRONG): STRONG, write(tmp_path, "weak", WEAK): WEAK}
     pairs = {"Mass": [], "Nodule": [table.scores[:, 1] for table in tables.values()]}
     for place, table in tables.items():
         points = fit_operating_points(table.keep(["Mass"]), draws=20)
         write_json(points.to_json(), Path(place, "operating_points.json"))
         pairs["Mass"].append(points.labels["Mass"].calibration(table.scores[:, 0]))
-    run_verb("compare", [*tables, "draws=50", "thresholds=0.1,0.3"], out=tmp_path)
+    text = xray("compare", *tables, "draws=50", "thresholds=0.1,0.3", "--out", tmp_path)
     found = Comparison.from_json(read_json(tmp_path / "compare.json"))
-    text = capsys.readouterr().out
     assert (found.calibrated, found.thresholds) == (["Mass"], [0.1, 0.3])
     assert " Nodule* " in text, "raw scores"
     assert "each interval holds alone: of 4 about 0.2 leave out the truth" in text
@@ -207,17 +207,16 @@ def test_net_benefit_of_what_validation_calibrated(tmp_path, capsys, monkeypatch
             assert value == pytest.approx(expected)
     monkeypatch.chdir(place)  # whose points are not those of predictions in memory
     assert not compare(STRONG, WEAK, draws=20).calibrated
-    run_verb("compare", [place, place, "draws=50"])  # the last of them with itself
-    assert "odds of the threshold; no two draws differ" in capsys.readouterr().out
+    text = xray("compare", place, place, "draws=50")  # the last of them with itself
+    assert "odds of the threshold; no two draws differ" in text
     with pytest.raises(ConfigError, match="thresholds must lie between 0 and 1 and rise, got 2"):
         run_verb("compare", ["none", "none", "thresholds=2"])  # before they are read
 
 
-def test_unknown_patients_and_several_seeds(tmp_path, capsys) -> None:
+def test_unknown_patients_and_several_seeds(tmp_path) -> None:
     for name, table in (("a1", STRONG), ("a2", WEAK), ("b", WEAK)):
         write(tmp_path, name, replace(table, patient_ids=table.image_ids))
-    run_verb("compare", [f"{tmp_path}/a*", f"{tmp_path}/b", "draws=20"])
-    text = capsys.readouterr().out
+    text = xray("compare", f"{tmp_path}/a*", f"{tmp_path}/b", "draws=20")
     assert "300 test images of an unknown number of patients" in text
     assert "paired draws of images" in text
     assert "seeds: 2 of A, 1 of B" in text

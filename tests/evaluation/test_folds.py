@@ -6,11 +6,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from running import write_run
+from running import write_run, xray
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning import CrossValidation, compare_runs, pool_folds
-from xray_lightning.cli.app import run_verb
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.evaluation.compare import compare, find_tables
 from xray_lightning.evaluation.predictions import Predictions, read_predictions, write_predictions
@@ -82,9 +81,8 @@ def test_pooled_and_mean_of_folds_are_two_things(one_model) -> None:
     assert (saved, CrossValidation.from_json(saved).to_json()) == (facts, saved)
 
 
-def test_the_command_shows_both(one_model, capsys: pytest.CaptureFixture[str]) -> None:
-    run_verb("sweep", [one_model])
-    text = capsys.readouterr().out
+def test_the_command_shows_both(one_model) -> None:
+    text = xray("sweep", one_model)
     assert "cross-validation of all runs, seed 0: 120 images of 60 patients" in text
     assert (one_model / "pooled.png").stat().st_size > 5000
     assert max(map(len, text.split("one of 3 folds")[1].split("pooled: all")[0].splitlines())) <= 80
@@ -94,8 +92,7 @@ def test_the_command_shows_both(one_model, capsys: pytest.CaptureFixture[str]) -
     facts = validation.to_json()
     assert f"{np.mean(facts['fold_mean']):.3f}" in text
     assert f"{np.std(facts['fold_mean'], ddof=1):.3f}" in text
-    run_verb("sweep", [one_model], as_json=True)
-    assert json.loads(capsys.readouterr().out)["cross_validations"] == [facts]
+    assert json.loads(xray("sweep", one_model, "--json"))["cross_validations"] == [facts]
 
 
 def test_a_missing_fold_is_named_and_nothing_pooled(two_models) -> None:

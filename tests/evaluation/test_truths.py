@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from running import xray
 from sklearn.metrics import roc_auc_score
 from toy import NIH_HEADER
 
@@ -74,10 +75,10 @@ def test_equal_truths_differ_by_nothing() -> None:
     assert (row.difference, row.interval) == (0, None)
 
 
-def test_command(folder, capsys: pytest.CaptureFixture[str], tmp_path) -> None:
+def test_command(folder, tmp_path) -> None:
     overrides = ["data=nih_expert", f"data.root={folder}", "truth=experts", "draws=99", "doubts=9"]
-    score([folder / "scores.csv", *overrides, f"hydra.run.dir={tmp_path}"], as_json=True)
-    printed = json.loads(capsys.readouterr().out)
+    words = ["score", folder / "scores.csv", *overrides]
+    printed = json.loads(xray(*words, "--out", tmp_path, "--json"))
     truths = ExpertTruth.from_json(printed)
     pneumothorax, mass = truths.rows
     assert (pneumothorax.images, pneumothorax.patients) == (300, 150)
@@ -92,8 +93,7 @@ def test_command(folder, capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     assert "untested" in printed["sentences"][1]
     assert "data.rsna" in truths.left_out["Pneumonia"]
     assert json.loads((tmp_path / "truths.json").read_text()) == printed
-    score([folder / "scores.csv", *overrides, "split=official", "subset=test"])
-    shown = capsys.readouterr().out
+    shown = xray(*words, "split=official", "subset=test")
     assert max(map(len, shown.split("the images of each row")[0].splitlines())) <= 80
     assert "150" in shown
 
