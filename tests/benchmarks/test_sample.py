@@ -121,7 +121,6 @@ def test_sample_vs_opencv(ours, radiographs, bench) -> None:
     compare(bench, "opencv", ">=10", ours, opencv=decode)
 
 
-SIZE = 224
 FILES = 12  # of other hospitals' size
 COLUMNS = "ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,"
 COLUMNS += "Projection,Pediatric,PhotometricInterpretation_DICOM,BitsStored_DICOM,MethodLabel"

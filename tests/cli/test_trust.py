@@ -196,12 +196,7 @@ def test_report_builds_nothing(run_folder: Path, tmp_path: Path) -> None:
         "seed: !!python/name:os.system",
         "seed: !!python/object/new:subprocess.Popen [[touch, VICTIM]]",
         "seed: !!python/module:os",
-        "seed: [1",
-        "seed: ${oc.env:HOME",
-        "- 1",
-        "7",
-        "a: &a [*a]",
-        "\x00",
+        *("seed: [1", "seed: ${oc.env:HOME", "- 1", "7", "a: &a [*a]", "\x00"),
     ],
 )
 def test_python_in_yaml_is_an_error_with_a_name(text: str, tmp_path: Path) -> None:

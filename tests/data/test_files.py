@@ -106,17 +106,10 @@ def test_closed_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        (PNG, True),
-        (b"\xff\xd8\xff\xe0", True),
-        (b"II*\x00", True),
-        (b"MM\x00*", True),
-        (b"BM" + bytes(12), True),
-        (b"BMI,age,weight\n", False),
-        (bytes(128) + b"DICM", True),
-        (b"\x02\x00\x00\x00UL", True),
-        (b"\x08\x00\x05\x00CS", True),  # DICOM without its preamble
-        (b"", False),
-        (b"%PDF-1.7", False),
+        *((start, True) for start in (PNG, b"\xff\xd8\xff\xe0", b"II*\x00", b"MM\x00*")),
+        *((start + bytes(12), True) for start in (b"BM", bytes(128) + b"DICM")),
+        *((b"\x02\x00\x00\x00UL", True), (b"\x08\x00\x05\x00CS", True)),  # DICOM, no preamble
+        *((text, False) for text in (b"BMI,age,weight\n", b"", b"%PDF-1.7")),
     ],
 )
 def test_content(content: bytes, wanted: bool, tmp_path: Path) -> None:

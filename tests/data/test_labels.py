@@ -18,6 +18,7 @@ import xray_lightning as xl
 from xray_lightning.audit import label_table
 from xray_lightning.cli.app import run_verb
 from xray_lightning.data import vocabulary
+from xray_lightning.data.chexpert import LABELS as CHEXPERT
 from xray_lightning.data.samplers import disease_balanced_sampler
 from xray_lightning.data.source import Source, describe_targets, patient_keys, readable_records
 from xray_lightning.data.summary import LabelTable
@@ -32,11 +33,6 @@ from xray_lightning.report.figures import findings_text
 NAN = math.nan
 SETS = {"nih", "rsna", "chexpert", "mimic", "padchest", "vindr", "siim", "openi", "nih_expert"}
 SETS |= {"chestxdet", "phantom"}
-CHEXPERT = {  # the columns of its train.csv
-    *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion"),
-    *("Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion"),
-    *("Pleural Other", "Fracture", "Support Devices"),
-}
 
 
 class Made(Source):

@@ -189,18 +189,6 @@ def test_figures_of_the_real_tables(shared_data: Path) -> None:
     assert len(normal.records) == 26_684 - 11_821
 
 
-def test_the_leak_of_an_image_split_is_as_stated(shared_data: Path) -> None:
-    root = shared_data / "rsna-metadata"
-    source = xl.Rsna(root, nih_map=root / "rsna_to_nih.csv.gz")
-    patients = np.array([record.patient_id for record in source.records])
-    leaks = []
-    for seed in range(3):
-        order = np.random.default_rng(seed).permutation(len(patients))
-        train, test = patients[order[:21_347]], patients[order[21_347:]]  # 80/20
-        leaks.append(np.isin(test, train).mean())
-    assert np.mean(leaks) == pytest.approx(0.698, abs=0.01)
-
-
 def test_converted_to_png(rsna_folder: Folder, tmp_path: Path) -> None:
     """A converted folder, with its tables, is the same data set to the bit."""
     out = tmp_path / "png"

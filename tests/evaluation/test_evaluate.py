@@ -14,8 +14,6 @@ from toy import toy_net
 import xray_lightning as xray
 from xray_lightning import Phantom, fit_operating_points
 from xray_lightning.audit.shortcuts import probe_hospitals
-from xray_lightning.cli.config import compose_settings
-from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError, DataError
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate, find_doubts
@@ -242,16 +240,6 @@ def test_nobody_doubts_what_nobody_knows() -> None:
     made = predictions(TEST)
     with pytest.raises(ConfigError, match="none can be doubted"):
         find_doubts(replace(made, targets=made.targets * np.nan), 9, {})
-
-
-@pytest.mark.parametrize(
-    "setting",
-    ["operating_point.rule=best", "operating_point.value=1.5", "calibration=sigmoid", "draws=0"],
-)
-def test_settings_are_refused_before_training(setting: str) -> None:
-    with pytest.raises(ConfigError, match=rf"got '?{setting.split('=')[1]}\b"):
-        require_settings(compose_settings([setting]))
-    require_settings(compose_settings(["calibration=null"]))
 
 
 NAN = np.nan

@@ -32,8 +32,7 @@ class Record(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.states.append(copy.deepcopy(pl_module.net.state_dict()))
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.states.append(copy.deepcopy(pl_module.net.state_dict()))
+    on_train_epoch_end = on_fit_start
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
