@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from xray_lightning.audit import occlusion
 from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.audit.shift import score_by_metadata
+from xray_lightning.checkpoint import weights_sha256
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.source import Mask, Source
@@ -238,8 +239,9 @@ def find_shortcuts(
     """
     sample = draw_sample(data, subset, net.labels, limit=limit, seed=seed)
     shortcuts = examine(net, sample, maps=maps, draws=draws, seed=seed)
-    fingerprint = data.split.subset_fingerprints[subset]
-    return replace(shortcuts, data=data.source.title, fingerprint=fingerprint)
+    about = data.source.title, data.split.subset_fingerprints[subset]
+    sha256 = weights_sha256(net.state_dict())
+    return replace(shortcuts, data=about[0], fingerprint=about[1], weights_sha256=sha256)
 
 
 def examine(

@@ -43,7 +43,7 @@ class Opened:
 
     checkpoint: Checkpoint
     config: Settings  # its own, with overrides
-    data: XrayDataModule  # of that configuration
+    data: XrayDataModule  # of that configuration, split as for "test"
     splits: dict[str, Split]  # of the images to score ("test"), and those kept apart ("test_seen")
     overlap: str  # what the user chose for patients it learned from
     out: Path | None  # the folder the user named
@@ -93,6 +93,7 @@ def open_checkpoint(place: Path, overrides: Sequence[str], out: Path | None = No
     open_data = partial(open_saved, cache_dir=config.cache_dir, workers=workers)
     find_own = partial(models.open_own, loaded, open_data)
     splits, note = models.choose_test_images(description, data, own["overlap"] or None, find_own)
+    data.split = splits["test"]
     show(*(f"note: {text}" for text in (*notes, note) if text))
     return Opened(loaded, config, data, splits, own["overlap"], out, own["labels"])
 

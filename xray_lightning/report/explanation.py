@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from xray_lightning.audit.shortcuts import Shortcuts, write_gist
+from xray_lightning.audit.shortcuts import Shortcuts, find_shortcuts, write_gist
+from xray_lightning.checkpoint import Checkpoint
+from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.evaluation.published import PublishedBoxes
 from xray_lightning.explain.localisation import (
     CONTROLS,
@@ -17,16 +21,16 @@ from xray_lightning.explain.localisation import (
     MeanLocalisation,
 )
 from xray_lightning.explain.overlays import write_maps
-from xray_lightning.explain.run import DOUBTED, Explanation
+from xray_lightning.explain.run import DOUBTED, Explanation, explain_checkpoint
 from xray_lightning.explain.saliency import TESTS, Randomisation, SaliencyTests
 from xray_lightning.explain.sanity import Perturbation
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.figures import COLOURS, new_figure
 from xray_lightning.report.gallery import gallery_figure
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import empty_table
+from xray_lightning.report.terminal import empty_table, show
 from xray_lightning.wording import interval_text, number, shorten
-from xray_lightning.writing import save_figure, write_rows
+from xray_lightning.writing import Json, save_figure, write_json, write_rows
 
 SHOWN = (  # three metrics a table: it fits 80 columns
     {"pointing game": "pointing_game", "energy inside": "energy", "AP": "average_precision"},
@@ -40,6 +44,30 @@ ACROSS = 5  # methods of a table of verdicts
 MEASURES = {"spearman": "rank correlation", "absolute": "the same of |map|", "ssim": "SSIM"}
 ORDERS = {"map": "the map's order", "random": "random order", "centre": "centre first"}
 STYLES = ("-o", "--s", ":^")
+
+
+def explain_into(
+    folder: Path,  # gets explain.json, galleries and figures
+    checkpoint: Checkpoint,
+    data: XrayDataModule,
+    trainer: pl.Trainer,
+    *,
+    shortcuts: bool = True,  # whether these are tested too
+    **settings: Any,  # see :func:`explain_checkpoint`
+) -> tuple[Json, list[Table | str]]:
+    """Explain a checkpoint on one set of images: what explain.json holds, and what is shown."""
+    explanation = explain_checkpoint(checkpoint, data, trainer=trainer, progress=True, **settings)
+    draw_explanation(explanation, folder)
+    values, lines = explanation.to_json() | {"shortcuts": {}}, explanation_lines(explanation)
+    if shortcuts:
+        show("shortcut tests: covering corners, border and letters; probes")
+        net = checkpoint.build_net().to(trainer.strategy.root_device)
+        chosen = {key: settings[key] for key in ("subset", "draws", "seed") if key in settings}
+        tests = find_shortcuts(net, data, **chosen)
+        values["shortcuts"] = tests.to_json()
+        lines += shortcut_lines(tests, str(checkpoint.path))
+    write_json(values, folder / "explain.json")
+    return values, [*lines, f"written to {folder}"]
 
 
 def explanation_lines(explanation: Explanation) -> list[Table | str]:
