@@ -211,8 +211,9 @@ def list_targets() -> frozenset[str]:
     return frozenset(named - {f"{OWN}SweepTable"})
 
 
-def read_config(path: Path) -> Own:
-    """The settings in a run's config.yaml, nothing evaluated, without Hydra's own."""
+def read_config(run: Path, *, trust: bool = True) -> Own:
+    """The settings of a run by its config.yaml, nothing evaluated, without Hydra's own."""
+    path = run / "config.yaml"
     try:
         saved = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
@@ -220,7 +221,10 @@ def read_config(path: Path) -> Own:
     if not isinstance(saved, dict):
         raise ConfigError(f"{path} is not a mapping")
     own = {str(key): value for key, value in saved.items() if key != "hydra"}
-    return dict(upgrade_settings(own))
+    plain = {**upgrade_settings(own), "run_dir": str(run)}
+    if not trust:
+        require_trusted(plain, path)
+    return plain
 
 
 def require_trusted(saved: Mapping[str, Any], place: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
 from xray_lightning.checkpoint import Checkpoint, describe_model, load_checkpoint
 from xray_lightning.cli import build
@@ -47,7 +46,7 @@ MOVABLE = (  # where things lie and what they run on; the split's fingerprint ho
 )
 
 
-def sweep_run(config: DictConfig) -> float | None:
+def sweep_run(config: Settings) -> float | None:
     """Train one run of a sweep unless it is done; a failure is written down, not raised."""
     run = Path(config.run_dir)
     number_lines(HydraConfig.get().job.num)
@@ -69,7 +68,7 @@ def sweep_run(config: DictConfig) -> float | None:
         return None
 
 
-def start_run(config: DictConfig, source: Source | None = None) -> float | None:
+def start_run(config: Settings, source: Source | None = None) -> float | None:
     """Train in a folder that is this run's alone: anew, or what an earlier start left undone."""
     quieten()  # before the first line of the log
     require_known_keys(config)
@@ -96,7 +95,7 @@ def start_run(config: DictConfig, source: Source | None = None) -> float | None:
             raise
 
 
-def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint | None]:
+def resume_run(run: Path, overrides: Sequence[str]) -> tuple[Settings, Checkpoint | None]:
     """The configuration of an interrupted run with overrides, and its last checkpoint."""
     last, history = run / "checkpoints" / "last.ckpt", run / "metrics.csv"
     later = history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) > 2
@@ -110,10 +109,7 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpo
                 f"{change}: a resumed run keeps its settings; only trainer.* (max_epochs for more "
                 f"epochs) and {', '.join(MOVABLE)} may change"
             )
-    plain = {**configs.read_config(run / "config.yaml"), "run_dir": str(run)}
-    if not own["trust"]:
-        configs.require_trusted(plain, run / "config.yaml")
-    merged = configs.change_settings(plain, changes)
+    merged = configs.change_settings(configs.read_config(run, trust=own["trust"]), changes)
     if checkpoint is None and first_process():  # the others find what this one writes
         for name in LEFTOVERS:  # what a new start would add to instead of replacing it
             (run / name).unlink(missing_ok=True)
@@ -122,12 +118,12 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpo
     return merged, checkpoint
 
 
-def require_same_settings(config: DictConfig, run: Path) -> None:
+def require_same_settings(config: Settings, run: Path) -> None:
     """Never take another run's result, or go on with another run's weights."""
     ours = to_container(build.reusable(to_container(config)), resolve=False)
     now, then = (
         NODES | {k: v for k, v in entries_of(EARLIER | values) if not isinstance(v, dict)}
-        for values in (ours, configs.read_config(run / "config.yaml"))
+        for values in (ours, configs.read_config(run))
     )
     keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]
     changed = [key for key in keys if now.get(key) != then.get(key)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from xray_lightning.audit.run import Audit, audit_split
 from xray_lightning.cli.audit import read_exposures
-from xray_lightning.cli.config import explain_error, make, read_config, require_trusted
+from xray_lightning.cli.config import explain_error, make, read_config
 from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.partition import Split, split_source
@@ -62,13 +62,9 @@ def closing_report(
 
 def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
     """The audit of the run's split, made again from its settings; None, and why there is none."""
-    place = run.folder / "config.yaml"
-    saved = {**read_config(place), "run_dir": str(run.folder)}
-    if not {"data", "split"} <= set(saved):
-        raise ConfigError(f"{place} is damaged: it has no data and split")
-    if not trust:
-        require_trusted(saved, place)
-    config = Settings(saved)
+    config = Settings(read_config(run.folder, trust=trust))
+    if not {"data", "split"} <= set(config):
+        raise ConfigError(f"{run.folder}/config.yaml is damaged: it has no data and split")
     try:
         source: Source = make(config.data)
         split = split_source(source, make(config.split), used_records(source).records)

@@ -23,6 +23,7 @@ from xray_lightning.cli.request import Own, Request, describe_unknown, take_own
 from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
 from xray_lightning.hub import locate, name_place
 from xray_lightning.processes import slurm_step
+from xray_lightning.writing import entries_of
 
 Settings = DictConfig  # what the verbs call it: Hydra and OmegaConf stay in few files
 
@@ -245,23 +246,19 @@ def _list_parameters(target: str, wanted: set[str]) -> set[str]:
 def read_known_keys() -> dict[str, Own]:
     """Keys and values of each node of ``conf/``, by its target or its place; "" is the top."""
     known: dict[str, Own] = {}
-
-    def collect(node: Mapping[str, Any], place: str) -> None:
-        here = known.setdefault(str(node.get("_target_", place)), {})
-        for name, value in node.items():
-            if here.get(name) is None:  # a usual value says more than null
-                here[name] = value
-            if isinstance(value, Mapping):
-                collect(value, f"{place}.{name}".lstrip("."))
-
     words = get_yaml_loader().yaml_implicit_resolvers  # OmegaConf's, to which 3e-4 is a number
     loader = type("Loader", (yaml.CSafeLoader,), {"yaml_implicit_resolvers": words})  # in C, quick
     for path in find_conf().rglob("*.yaml"):
         values = yaml.load(path.read_bytes(), loader) or {}
+        values.pop("defaults", None)
         group = path.relative_to(find_conf()).parts[0].removesuffix(".yaml")
-        if group not in OVERLAYS:
-            collect(values if group in ("train", "data") else {group: values}, "")
-    del known[""]["defaults"], known[""]["hydra"]
+        top = values if group in ("train", "data") else {group: values}
+        for place, node in entries_of(top) if group not in OVERLAYS else ():
+            if isinstance(node, Mapping):
+                here = known.setdefault(str(node.get("_target_", place)), {})
+                unset = {name: value for name, value in node.items() if here.get(name) is None}
+                here.update(unset)  # a usual value says more than null
+    del known[""]["hydra"]
     return known
 
 
