@@ -8,13 +8,14 @@ from running import xray
 
 import xray_lightning
 from xray_lightning.cli.app import APP, complete
-from xray_lightning.cli.info import LISTS, is_installed, list_choices
+from xray_lightning.cli.info import LISTS, list_choices
 from xray_lightning.cli.request import Request, read_request
 from xray_lightning.cli.train import train
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import GATES
 from xray_lightning.explain.maps import METHODS as MAP_METHODS
 from xray_lightning.models.heads import HEADS
+from xray_lightning.training.environment import is_installed
 
 VERBS = sorted(command.name for command in APP.registered_commands if command.name)
 

@@ -5,8 +5,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
+from importlib.metadata import version
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
@@ -27,7 +26,7 @@ def show_info(request: Request) -> None:
     request.read()
     import torch
 
-    from xray_lightning.training.environment import PACKAGES
+    from xray_lightning.training.environment import PACKAGES, describe_extras
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     cache = Path("outputs/cache")
@@ -43,28 +42,6 @@ def show_info(request: Request) -> None:
         "extras": describe_extras(),
     }
     print_pairs(request, facts)
-
-
-def describe_extras() -> dict[str, str]:
-    """For each extra of the package: installed, or how to install it."""
-    extras: dict[str, list[str]] = {}
-    for text in requires("xray_lightning") or []:
-        name, _, condition = text.partition("; extra == ")
-        if condition and not name.startswith("xray_lightning"):
-            extras.setdefault(condition.strip("'\""), []).append(name)
-    return {
-        extra: "installed" if all(map(is_installed, names)) else f'pip install ".[{extra}]"'
-        for extra, names in extras.items()
-    }
-
-
-def is_installed(requirement: str) -> bool:
-    """Whether the distribution that a requirement begins with is there, in any version."""
-    name = requirement.split(">")[0].split("=")[0].split("<")[0].split("[")[0].strip()
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return find_spec(name.replace("-", "_")) is not None
 
 
 def show_list(request: Request) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from xray_lightning.cli.failures import USER_ERROR
 from xray_lightning.cli.request import Request
-from xray_lightning.cli.settings import require_known_keys, require_settings
+from xray_lightning.cli.settings import Settings, require_known_keys, require_settings
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import sweep as sweeps
+from xray_lightning.report.page import say
 from xray_lightning.report.terminal import fold_lines, show, sweep_lines
 
 
@@ -23,7 +23,7 @@ class SweepTable(Callback):
     turn any other exception into a warning.
     """
 
-    def on_run_start(self, config: DictConfig, below: bool = True, **kwargs: Any) -> None:
+    def on_run_start(self, config: Settings, below: bool = True, **kwargs: Any) -> None:
         """Refuse a key that no setting has, and a value that cannot work."""
         try:
             require_known_keys(config, below=below)
@@ -32,17 +32,17 @@ class SweepTable(Callback):
         except ConfigError as error:
             raise SystemExit(USER_ERROR) from error
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: Settings, **kwargs: Any) -> None:
         """Refuse a key that no run has; what depends on a choice is for the run to say."""
         self.on_run_start(config, below=False)
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+    def on_job_end(self, config: Settings, job_return: JobReturn, **kwargs: Any) -> None:
         """Keep the files up to date after each run: the sweep may be killed."""
         if config.hydra.mode == RunMode.MULTIRUN:
             folder = Path(config.hydra.sweep.dir)
             write(sweeps.compare_runs(folder, none_yet=True), folder)
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_end(self, config: Settings, **kwargs: Any) -> None:
         """Compare."""
         folder = Path(config.hydra.sweep.dir)
         comparison = sweeps.compare_runs(folder, none_yet=True)
@@ -82,8 +82,5 @@ def finish_sweep(
             name = Path(validation.predictions.replace("predictions", "pooled"))
             folds_figure(validation, folder / name.with_suffix(".png"))
     lines: list[object] = [*sweep_lines(comparison, all_tests=all_tests), *fold_lines(validations)]
-    for run in comparison.not_finished:
-        what = f"{run.settings} seed={run.seed}".strip() if run.seed is not None else ""
-        words = filter(None, (f"#{run.folder}", what, run.message))
-        lines.append(f"{run.state}: {' '.join(words)}")
+    lines += say("not_finished", comparison.not_finished)
     return [*lines, f"sweep directory: {folder}"], validations

@@ -5,12 +5,11 @@ import sys
 from collections.abc import Sequence
 
 import hydra
-from omegaconf import DictConfig
 
 from xray_lightning.cli.config import in_sweep, join_sets, make, name_unknown_keys
 from xray_lightning.cli.failures import KEPT, STOPPED, run_guarded
 from xray_lightning.cli.info import show_settings
-from xray_lightning.cli.settings import find_conf
+from xray_lightning.cli.settings import Settings, find_conf
 from xray_lightning.errors import ConfigError
 
 
@@ -63,7 +62,7 @@ def with_sweep_folder(arguments: Sequence[str]) -> list[str]:
     return [*arguments[:place], folder, *arguments[place:]]
 
 
-def _fit(config: DictConfig) -> float | None:
+def _fit(config: Settings) -> float | None:
     alone = not in_sweep()
     source = make(config.data) if alone and not config.resume else None  # a table is not there
     from xray_lightning.cli.fit import start_run, sweep_run  # torch, after that was said

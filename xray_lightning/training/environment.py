@@ -1,11 +1,12 @@
-"""What a run records of its surroundings, and what its sampler does to the prevalence."""
+"""What a run records of its surroundings and its sampler, and which extras are installed."""
 
 import math
 import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -93,3 +94,25 @@ def get_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def describe_extras() -> dict[str, str]:
+    """For each extra of the package: installed, or how to install it."""
+    extras: dict[str, list[str]] = {}
+    for text in requires("xray_lightning") or []:
+        name, _, condition = text.partition("; extra == ")
+        if condition and not name.startswith("xray_lightning"):
+            extras.setdefault(condition.strip("'\""), []).append(name)
+    return {
+        extra: "installed" if all(map(is_installed, names)) else f'pip install ".[{extra}]"'
+        for extra, names in extras.items()
+    }
+
+
+def is_installed(requirement: str) -> bool:
+    """Whether the distribution that a requirement begins with is there, in any version."""
+    name = requirement.split(">")[0].split("=")[0].split("<")[0].split("[")[0].strip()
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return find_spec(name.replace("-", "_")) is not None
