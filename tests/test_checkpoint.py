@@ -23,8 +23,8 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.deploy.classifier import load_classifier
 from xray_lightning.errors import CheckpointError, ConfigError, OutputError
 from xray_lightning.models.network import XrayNet
-from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.training.optim import Cosine
+from xray_lightning.training.run import AtomicCheckpointIO
 from xray_lightning.training.task import XrayTask
 
 data = data_fixture(14)

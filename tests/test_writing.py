@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from xray_lightning import writing
 from xray_lightning.errors import OutputError
 from xray_lightning.training.callbacks.epochs import write_rows
-from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
+from xray_lightning.training.run import AtomicCheckpointIO
 from xray_lightning.writing import HOST, open_replacing, read_json, save_figure, write_json
 
 

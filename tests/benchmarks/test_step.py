@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader
 from xray_lightning import BCE, Cosine, XrayNet, XrayTask
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.training.callbacks.epochs import EpochSeed, MetricsFile
-from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.training.optim import parameter_groups
+from xray_lightning.training.run import AtomicCheckpointIO
 
 UNVALIDATED = "ignore:.*have no `val_dataloader`"  # validation is no step
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings(UNVALIDATED)]

@@ -3,14 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+from xray_lightning.cli import settings
 from xray_lightning.cli.config import compose_settings, make, split_sets, write_sources
 from xray_lightning.cli.request import Request, take_own
-from xray_lightning.cli.settings import (
-    find_checkpoints,
-    require_changes,
-    require_settings,
-    to_container,
-)
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import prepare_folder
@@ -23,19 +18,19 @@ READS = (*OWN, "data", "trainer", "batch_size", "workers", "threads", "cache_dir
 def external(request: Request) -> None:
     """Does it work in another hospital? xray external CKPT data=[rsna] data.rsna.root=DIR."""
     own, values = take_own(request.settings, OWN)
-    paths = find_checkpoints(request.files)
-    settings, rest = split_sets(values)
-    if not settings:
+    paths = settings.find_checkpoints(request.files)
+    of_sets, rest = split_sets(values)
+    if not of_sets:
         raise ConfigError("name the test sets: data=[rsna,chexpert] data.rsna.root=DIR ...")
     for text in rest:
         if text.startswith("data."):
             leaf = text.partition("=")[0][5:]
-            raise ConfigError(f"{text}: of which data set? data.{next(iter(settings))}.{leaf}=")
-    require_changes(rest, READS, "an external validation reads only")
+            raise ConfigError(f"{text}: of which data set? data.{next(iter(of_sets))}.{leaf}=")
+    settings.require_changes(rest, READS, "an external validation reads only")
     config = compose_settings(rest, OWN)
-    require_settings(config)
-    nodes = {name: compose_settings([*rest, *text]).data for name, text in settings.items()}
-    write_sources({name: to_container(node, resolve=False) for name, node in nodes.items()})
+    settings.require_settings(config)
+    nodes = {name: compose_settings([*rest, *text]).data for name, text in of_sets.items()}
+    write_sources({k: settings.to_container(node, resolve=False) for k, node in nodes.items()})
     sources: dict[str, Source] = {name: make(node) for name, node in nodes.items()}
     show(*(f"note: {name}: {note}" for name, s in sources.items() for note in s.notes))
     folder = prepare_folder(request.out or Path("outputs") / f"external_{'_'.join(sources)}")

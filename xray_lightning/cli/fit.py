@@ -11,18 +11,12 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 
 from xray_lightning.checkpoint import Checkpoint, describe_model, load_checkpoint
-from xray_lightning.cli import build
+from xray_lightning.cli import build, settings
 from xray_lightning.cli import config as configs
 from xray_lightning.cli.failures import STOPPED_BY
 from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.request import take_own
-from xray_lightning.cli.settings import (
-    Settings,
-    point_settings,
-    require_known_keys,
-    require_settings,
-    to_container,
-)
+from xray_lightning.cli.settings import Settings, to_container
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.overlays import HeatMaps
@@ -71,8 +65,8 @@ def sweep_run(config: Settings) -> float | None:
 def start_run(config: Settings, source: Source | None = None) -> float | None:
     """Train in a folder that is this run's alone: anew, or what an earlier start left undone."""
     quieten()  # before the first line of the log
-    require_known_keys(config)
-    run, settings, last = Path(config.resume or config.run_dir), config, None
+    settings.require_known_keys(config)
+    run, last = Path(config.resume or config.run_dir), None
     with lock_folder(run) if first_process() else nullcontext():
         if (run / "config.yaml").is_file():
             if not config.resume and (path := run / "metrics.json").is_file():
@@ -86,9 +80,9 @@ def start_run(config: Settings, source: Source | None = None) -> float | None:
                 require_same_settings(config, run)
             (run / "failure.json").unlink(missing_ok=True)
             own = HydraConfig.get().overrides.task if config.resume else ["trust=true"]
-            settings, last = resume_run(run, own)  # trusted: they are this command's own
+            config, last = resume_run(run, own)  # trusted: they are this command's own
         try:
-            return fit(settings, last, source=source)
+            return fit(config, last, source=source)
         except (KeyboardInterrupt, SystemExit):
             if first_process() and (run / "config.yaml").is_file():
                 LOG.info("stopped; continue with: python train.py resume=%s", run)
@@ -138,7 +132,7 @@ def fit(
 ) -> float | None:
     """Train, keep the best checkpoint, evaluate it on validation and test."""
     quieten()
-    require_settings(config)
+    settings.require_settings(config)
     resources = build.prepare_process(config)
     run = Path(config.run_dir)
     data = build.data_from(config, source, workers=resources["workers"])
@@ -166,7 +160,7 @@ def fit(
         panel=panel if shows else None,
         write_page=page if config.report else None,
         loggers=trainer.loggers,
-        **point_settings(config),
+        **settings.point_settings(config),
     )
     show(*finished_lines(finished))
     mean: float | None = finished.summaries["val"]["auroc"]["mean"]

@@ -3,20 +3,21 @@
 import logging
 import math
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from signal import SIGKILL
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, ProgressBar
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from xray_lightning.checkpoint import Checkpoint, load_checkpoint
+from xray_lightning.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS
 from xray_lightning.data.source import usage_notes
@@ -24,18 +25,8 @@ from xray_lightning.errors import ConfigError, SplitError, XrayError, require_nu
 from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.estimates import CURVES, best_of, mean_metric
 from xray_lightning.results import Result
-from xray_lightning.training.callbacks.epochs import (
-    EpochSeed,
-    KeepSigterm,
-    MetricsFile,
-    WatchMetric,
-)
-from xray_lightning.training.callbacks.weights import (
-    EMA,
-    AtomicCheckpointIO,
-    FreezeBackbone,
-    RunCheckpoint,
-)
+from xray_lightning.training.callbacks.epochs import EpochSeed, MetricsFile, WatchMetric
+from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone, RunCheckpoint
 from xray_lightning.training.environment import describe_sampling, write_environment
 from xray_lightning.training.task import XrayTask
 
@@ -149,7 +140,7 @@ def stop_together(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
 def stop_processes(trainer: pl.Trainer) -> None:
     """End the processes that this one started; they write nothing."""
     if trainer.strategy.launcher is not None:
-        trainer.strategy.launcher.kill(SIGKILL)
+        trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
 def make_callbacks(
@@ -241,6 +232,34 @@ def choose_by(
         wanted = f"callbacks.early_stopping.mode={mode}"
         raise ConfigError(f"early stopping waits for the other direction of {monitor}: {wanted}")
     return [watch] if watch and monitor not in own and kind != "auroc" else [], mode
+
+
+class KeepSigterm(pl.Callback):
+    """Puts the handler of SIGTERM back that was there before.
+
+    Lightning's ends a fit at the next batch with exit code 0, is silent in a prediction and, as it
+    broadcasts between processes from inside the handler, can hang.
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Undo what the trainer has just done."""
+        if callable(self._handler):  # nobody's: Lightning's stays
+            signal.signal(signal.SIGTERM, self._handler)
+
+    on_predict_start = on_train_start
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes by :func:`~xray_lightning.checkpoint.write_checkpoint`: whole or not at all."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, replacing an older one in one step."""
+        write_checkpoint(checkpoint, Path(path))
 
 
 def make_trainer(

@@ -13,7 +13,7 @@ from toy import quiet_trainer, toy_data, toy_net
 
 from xray_lightning import Cosine, Description, XrayDataModule, XrayTask
 from xray_lightning.training.callbacks.epochs import MetricsFile
-from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
+from xray_lightning.training.run import AtomicCheckpointIO
 
 Fit = Callable[..., tuple[XrayTask, Path]]
 

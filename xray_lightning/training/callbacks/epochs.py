@@ -1,8 +1,7 @@
-"""What happens each epoch: its seed, a row of metrics.csv, a line in the log; and at SIGTERM."""
+"""What happens each epoch: its seed, a row of metrics.csv, a line in the log."""
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Mapping
 from itertools import chain
@@ -153,21 +152,3 @@ class EpochSeed(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed."""
         torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch, trainer.global_rank))
-
-
-class KeepSigterm(pl.Callback):
-    """Puts the handler of SIGTERM back that was there before.
-
-    Lightning's ends a fit at the next batch with exit code 0, is silent in a prediction and, as it
-    broadcasts between processes from inside the handler, can hang.
-    """
-
-    def __init__(self) -> None:
-        self._handler = signal.getsignal(signal.SIGTERM)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Undo what the trainer has just done."""
-        if callable(self._handler):  # nobody's: Lightning's stays
-            signal.signal(signal.SIGTERM, self._handler)
-
-    on_predict_start = on_train_start

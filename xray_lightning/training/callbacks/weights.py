@@ -10,12 +10,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from xray_lightning.checkpoint import load_checkpoint, store_gate, write_checkpoint
+from xray_lightning.checkpoint import load_checkpoint, store_gate
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer, require_number
 from xray_lightning.models.gate import Gate, fit_gate
@@ -160,16 +159,6 @@ class FreezeBackbone(pl.Callback):
         """Throw the gradients away, before they are clipped and used; a zero would be decayed."""
         if trainer.current_epoch < self.epochs:
             cast(XrayTask, pl_module).net.backbone.zero_grad(set_to_none=True)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes by :func:`~xray_lightning.checkpoint.write_checkpoint`: whole or not at all."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint, replacing an older one in one step."""
-        write_checkpoint(checkpoint, Path(path))
 
 
 class RunCheckpoint(ModelCheckpoint):
