@@ -28,8 +28,6 @@ from xray_lightning.records import Box, Record, Records
 
 SIDE = 1024  # px of the square images that were outlined
 LABELS = read_facts("chestxdet").labels
-
-
 Outline = tuple[Box, npt.NDArray[np.int32]]  # of a finding: the box, the border (P, 2), x and y
 
 

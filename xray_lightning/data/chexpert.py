@@ -59,10 +59,8 @@ class CheXpert(Source, published="chexpert"):
     Args:
         root: the folder with the tables, or the one around it.
         views: of the images to keep, of PA, AP, frontal, LL and RL; None: all.
-        uncertain: what -1 is, see :mod:`~xray_lightning.data.uncertain`.
-        blank: what is not mentioned, see there.
-        smooth: range of the shares of uncertain=smooth.
-        seed: of the same.
+        uncertain, blank, smooth, seed: what -1 is, and what is not mentioned, see
+            :class:`~xray_lightning.data.uncertain.Coding`.
         segmentations: CheXlocalize's files of masks.
 
     Raises:

@@ -239,11 +239,7 @@ class XrayDataModule(pl.LightningDataModule):
         _ = self.cache
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the cache.
-
-        Raises:
-            ConfigError: a subset has fewer images than the trainer has processes.
-        """
+        """Open the cache; raises as :meth:`require_images`, of the trainer's processes."""
         self.require_images(self._place()[1])
         self.prepare_data()
 
@@ -295,8 +291,7 @@ class XrayDataModule(pl.LightningDataModule):
     def evaluation_loader(self, subset: str, rank: int = 0, world: int = 1) -> DataLoader[Sample]:
         """Every world-th image of a subset in table order, unaugmented: each in one process only.
 
-        Raises:
-            ConfigError: a subset has fewer images than there are processes.
+        Raises as :meth:`require_images`.
         """
         self.require_images(world)
         dataset = self.dataset(subset)

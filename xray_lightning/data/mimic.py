@@ -46,9 +46,8 @@ class Mimic(Source, published="mimic"):
         test: whose labels the test part has: "reports", the labeler's; "radiologists": its other
             images are left out, and counted.
         views: of the images to keep, of PA, AP, LL and MIMIC's other words; None: all.
-        uncertain: what -1 is, see :mod:`~xray_lightning.data.uncertain`.
-        blank: what is not mentioned, see there.
-        smooth: range of the shares of uncertain=smooth, whose seed is 0.
+        uncertain, blank, smooth: what -1 is, and what is not mentioned, see
+            :class:`~xray_lightning.data.uncertain.Coding`; its seed is 0.
 
     Raises:
         ConfigError: a choice or view that there is not.

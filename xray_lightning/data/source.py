@@ -30,7 +30,6 @@ Mask = npt.NDArray[np.bool_]  # (H, W)
 Identity = dict[str, str | int | float | bool]
 Counts = Mapping[str, Mapping[str, int]]  # table -> what is counted in it -> number
 
-
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 

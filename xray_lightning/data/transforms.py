@@ -65,14 +65,8 @@ def augment_xray14(
 ) -> Augmentation:
     """The augmentation of xray14-keras: zoom independent on both axes, constant fill 0.
 
-    Its shear was given in degrees (0.1), which does nothing, and is left out.
-
-    Args:
-        flip: probability of the mirror image.
-        rotate: largest angle in degrees.
-        shift: largest shift as a share of the side.
-        zoom_min: smallest scale.
-        zoom_max: largest scale.
+    Its shear was given in degrees (0.1), which does nothing, and is left out. ``zoom_min`` and
+    ``zoom_max`` are the smallest and the largest scale; the others as of :func:`augment_light`.
     """
     return _flip_and_move(flip, rotate, shift, (zoom_min, zoom_max), keep_ratio=False)
 
@@ -82,10 +76,8 @@ def augment_rsna(
 ) -> Augmentation:
     """The augmentation of chexnet_auroc: one of mirror, rotation, blur, shear, shift, or nothing.
 
-    Args:
-        rotate: largest angle in degrees.
-        shear: largest shear in degrees.
-        shift: largest shift as a share of the side (20 of 512 pixels in the original).
+    ``shear`` is the largest one in degrees; the others as of :func:`augment_light`, ``shift`` was
+    20 of 512 pixels in the original.
     """
     moved = {"x": (-shift, shift), "y": (-shift, shift)}
     choices = [

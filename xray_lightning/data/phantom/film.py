@@ -15,7 +15,6 @@ from xray_lightning.data.phantom.patients import Stream, Visit
 from xray_lightning.data.source import Pixels
 
 Points = npt.NDArray[np.float64]  # (N, 2)
-Mask = npt.NDArray[np.bool_]  # (H, W)
 Density = npt.NDArray[np.float32]  # (H, W)
 
 FRACTION_BITS = 4  # OpenCV takes coordinates as integers with this many binary places

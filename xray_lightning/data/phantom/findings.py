@@ -15,7 +15,6 @@ from xray_lightning.data.phantom.anatomy import SIDES, Chest, Lung, lens
 from xray_lightning.data.phantom.film import (
     Canvas,
     Density,
-    Mask,
     Points,
     Stroke,
     blur,
@@ -24,6 +23,7 @@ from xray_lightning.data.phantom.film import (
     round_corners,
 )
 from xray_lightning.data.phantom.patients import FINDINGS, Stream
+from xray_lightning.data.source import Mask
 from xray_lightning.records import CHEST_XRAY14
 
 Draw = np.random.Generator

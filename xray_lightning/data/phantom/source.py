@@ -12,7 +12,7 @@ import numpy as np
 
 from xray_lightning.data.phantom import anatomy, findings
 from xray_lightning.data.phantom.anatomy import Chest, build_chest
-from xray_lightning.data.phantom.film import Canvas, Density, Mask, add_layers, blur, expose
+from xray_lightning.data.phantom.film import Canvas, Density, add_layers, blur, expose
 from xray_lightning.data.phantom.findings import draw_components, draw_mask
 from xray_lightning.data.phantom.patients import (
     FINDINGS,
@@ -21,7 +21,7 @@ from xray_lightning.data.phantom.patients import (
     draw_history,
     is_test_patient,
 )
-from xray_lightning.data.source import Identity, Pixels, Source
+from xray_lightning.data.source import Identity, Mask, Pixels, Source
 from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
