@@ -84,11 +84,10 @@ class CheXpert(Source, published="chexpert"):
         self.root = folder = _find_archive(folder)
         coding = Coding(LABELS, uncertain, blank, smooth, seed)
         self.choices = coding.describe()
-        counts: dict[str, dict[str, int]] = {}
-        parts = {
-            part: _read_part(path, part, folder, coding, counts, notes)
-            for part, path in _find_tables(folder).items()
-        }
+        parts, counts = dict[str, Records](), dict[str, dict[str, int]]()
+        for part, path in _find_tables(folder).items():
+            parts[part], own = _read_part(path, part, folder, coding, notes)
+            counts |= {part + name: rows for name, rows in own.items()}
         self.official = _assign_parts(parts)
         expected = {name: rows for name, rows in FACTS.counts.items() if name.split()[0] in parts}
         self.facts = replace(FACTS, counts=expected)
@@ -185,14 +184,9 @@ def _assign_parts(parts: Mapping[str, Sequence[Record]]) -> dict[str, frozenset[
 
 
 def _read_part(
-    path: Path,
-    part: str,
-    folder: Path,
-    coding: Coding,
-    counts: dict[str, dict[str, int]],
-    notes: list[str],
-) -> Records:
-    """The rows of a part's table; adds its counts and notes."""
+    path: Path, part: str, folder: Path, coding: Coding, notes: list[str]
+) -> tuple[Records, dict[str, dict[str, int]]]:
+    """The rows of a part's table, and its counts; adds its notes."""
     table = read_table(path, "Path", once="Path")
     films = _read_films(table, part)
     ids = {name: films[name].to_list() for name in ("image_id", "patient_id", "study_id")}
@@ -203,12 +197,11 @@ def _read_part(
         notes.append(f"{table.path.name} lacks {', '.join(absent)}: unknown")
     lateral = films["lateral"].to_list()
     sizes = [films[name].n_unique() for name in ids]
-    own = _count_part(table, codes, ages, [*sizes, lateral.count(False), lateral.count(True)])
-    counts |= {part + name: rows for name, rows in own.items()}
-    notes += _describe_odd(part, own[" odd"], own[" views"])
+    counts = _count_part(table, codes, ages, [*sizes, lateral.count(False), lateral.count(True)])
+    notes += _describe_odd(part, counts[" odd"], counts[" views"])
     words = zip(lateral, table.text("AP/PA"), strict=True)
     place = next(filter(Path.is_dir, (folder / name for name in FOLDERS[part])), folder / part)
-    return Records(
+    records = Records(
         **ids,
         targets=targets,
         path=locate_files(place, films["image_id"].str.slice(len(part) + 1).to_list()),
@@ -216,6 +209,7 @@ def _read_part(
         sex=table.sexes("Sex", notes),
         view=["LL" if side else word or "frontal" for side, word in words],
     )
+    return records, counts
 
 
 def _count_part(
