@@ -103,8 +103,7 @@ def test_the_gist_names_a_checkpoints_patients(seen: dict | None, said: str) -> 
     audit = audit_split(PHANTOM, SPLIT, draws=2)
     assert not any("checkpoint" in sentence for sentence in audit.gist)
     checkpoint = CheckpointOverlap("best.ckpt", seen is not None, None, False, False, seen)
-    leakage = replace(audit.leakage, checkpoint=checkpoint)
-    gist = write_gist(leakage, audit.shift, audit.baselines, audit.decomposition)
+    gist = write_gist(replace(audit, leakage=replace(audit.leakage, checkpoint=checkpoint)))
     assert any(said in sentence for sentence in gist)
 
 

@@ -114,7 +114,6 @@ def count_duplicates(
         total, of_two, crossed, unseen = (int(mask.sum()) for mask in masks)
         return PairCount(total, of_two if known else None, crossed, unseen if known else None)
 
-    compared, between = _count_hospitals(records, pairs)
     worst = np.lexsort((-correlation, ~others, ~crossing))[:LISTED].tolist()
     return Duplicates(
         *(len(records), squares.shape[1], blank, count(exact), count(~exact)),
@@ -129,20 +128,17 @@ def count_duplicates(
             )
             for at in worst
         ],
-        compared=compared,
-        between=between,
+        **_count_hospitals(records, pairs),
     )
 
 
-def _count_hospitals(
-    records: Sequence[Record], pairs: Pairs
-) -> tuple[dict[str, int], dict[str, int]]:
+def _count_hospitals(records: Sequence[Record], pairs: Pairs) -> Json:
     """Images that were compared of each data set, and pairs (P, 2) of them between two."""
     hospitals = read_column(records, "hospital")
     compared = Counter(filter(None, hospitals))
     met = Counter(frozenset((hospitals[a], hospitals[b])) for a, b in pairs.tolist())
     between = {f"{a} and {b}": met[frozenset((a, b))] for a, b in combinations(compared, 2)}
-    return dict(compared), between
+    return {"compared": dict(compared), "between": between}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The audit of a split: leakage, shift, scores without an image, the change of a model's score."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
@@ -123,14 +123,12 @@ def audit_split(
     bootstrap = PatientBootstrap(table.patients, draws, seed)
     leakage = _find_leaks(source, split, lists or {}, exposures or {}, checkpoint, duplicates)
     told, subsets = not leakage.patients.untold, shifting.add_train_val(split.subsets)
-    shift = shifting.measure_shift(table, subsets, bootstrap, seed)
-    baselines = shifting.score_baselines(table, split.subsets, bootstrap, seed)
     change = predictions and decompose_change(source, split, *predictions, draws=draws, seed=seed)
     hospitals = None
     if isinstance(source, Several) and len(source.sources) > 1:
         hospitals = compare_hospitals(source, duplicates=duplicates, draws=draws, seed=seed)
     named = {"name": split.name, "fingerprint": split.fingerprint}
-    return Audit(
+    audit = Audit(
         data=source.title,
         split={**named, "settings": dict(split.settings)},
         images=len(source.records),
@@ -138,29 +136,24 @@ def audit_split(
         labels=list(source.labels),
         subsets={subset: Size.of(table, rows, told=told) for subset, rows in subsets.items()},
         leakage=leakage,
-        shift=shift,
-        baselines=baselines,
+        shift=shifting.measure_shift(table, subsets, bootstrap, seed),
+        baselines=shifting.score_baselines(table, split.subsets, bootstrap, seed),
         decomposition=change,
         draws=draws,
         seed=seed,
         notes=[*source.notes, *split.notes],
-        gist=write_gist(leakage, shift, baselines, change, hospitals),
+        gist=[],
         hospitals=hospitals,
     )
+    return replace(audit, gist=write_gist(audit))
 
 
-def write_gist(
-    leakage: leaks.Leakage,
-    shift: shifting.Shift,
-    baselines: Sequence[shifting.Baseline],
-    change: Decomposition | None,
-    hospitals: Hospitals | None = None,
-) -> list[str]:
+def write_gist(audit: Audit) -> list[str]:
     """What to know first, one sentence each, leaks first."""
-    means = {row.name: row.result.mean for row in baselines if row.result}
+    means = {row.name: row.result.mean for row in audit.baselines if row.result}
     gains = (means.get(name, np.nan) for name in (shifting.OTHERS, shifting.TRAINED))
-    sentences = say("gist", leakage, shift, *gains, change)
-    return sentences + (say("hospitals", hospitals) if hospitals else [])
+    sentences = say("gist", audit.leakage, audit.shift, *gains, audit.decomposition)
+    return sentences + (say("hospitals", audit.hospitals) if audit.hospitals else [])
 
 
 def _find_leaks(
