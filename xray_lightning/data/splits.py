@@ -17,19 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
+from xray_lightning.data import partition
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.partition import (
-    LEAKY,
-    SUBSETS,
-    Images,
-    Indices,
-    Lists,
-    Split,
-    locate_lists,
-    make_split,
-    match_names,
-    read_split_column,
-)
+from xray_lightning.data.partition import LEAKY, SUBSETS, Images, Indices, Lists, Split, make_split
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, SplitError, require_integer, require_number
 from xray_lightning.records import is_known, read_column, take_records, target_matrix
@@ -118,7 +108,7 @@ def official_split(
             "folder (RSNA: set data.nih_test_list), or set split=patient"
         )
     settings = {"val_fraction": val_fraction, "seed": seed}
-    subsets, faults = locate_lists(records, official)
+    subsets, faults = partition.locate_lists(records, official)
     if "train_val" in subsets:
         rng = _make_generator(seed)
         subsets |= _carve(records, subsets.pop("train_val"), val_fraction, rng)
@@ -221,15 +211,15 @@ def csv_split(records: Images, official: Lists | None, *, path: str | Path | Non
     notes: list[str] = []
     if path is not None:
         table = read_table(Path(path), "image", "split", once="image")
-        names = read_split_column(table)
+        names = partition.read_split_column(table)
         named = {subset: (f"the {subset} set of {path}", ids) for subset, ids in names.items()}
-        official, notes = match_names(named, NameIndex(read_column(records, "image_id")))
+        official, notes = partition.match_names(named, NameIndex(read_column(records, "image_id")))
     elif official is None or set(official) != set(SUBSETS):
         raise SplitError(
             "this data set has no split column of its own with train, val and test: name a table "
             "with the columns image,split in split.path (path= in Python), or set split=patient"
         )
-    subsets, faults = locate_lists(records, official)
+    subsets, faults = partition.locate_lists(records, official)
     settings = {"path": None if path is None else str(path)}
     return make_split("csv", records, subsets, settings=settings, notes=notes, faults=faults)
 
@@ -264,8 +254,8 @@ def lists_split(
         for subset, path in paths.items()
         if path is not None
     }
-    lists, notes = match_names(named, index)
-    subsets, faults = locate_lists(records, lists)
+    lists, notes = partition.match_names(named, index)
+    subsets, faults = partition.locate_lists(records, lists)
     settings: dict[str, object] = {s: None if p is None else str(p) for s, p in paths.items()}
     if val is None:
         subsets |= _carve(records, subsets["train"], val_fraction, _make_generator(seed))

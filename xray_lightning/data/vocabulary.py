@@ -50,10 +50,8 @@ class Wording:
 @cache
 def read_vocabulary() -> Mapping[str, Finding]:
     """The findings of ``labels.yaml`` by name, in its order."""
-    with MAP.open(encoding="utf-8") as file:
-        entries = yaml.safe_load(file)
     findings = {}
-    for name, entry in entries.items():
+    for name, entry in yaml.safe_load(MAP.read_text(encoding="utf-8")).items():
         code = entry.pop("snomed", None)
         lists = {k: (one,) if isinstance(one, str) else tuple(one) for k, one in entry.items()}
         wider, union = lists.pop("wider", ()), lists.pop("union", ())

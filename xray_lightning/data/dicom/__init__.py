@@ -9,17 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from xray_lightning.data.dicom import header as headers
 from xray_lightning.data.dicom.acquisition import Acquisition, read_acquisition, tally
 from xray_lightning.data.dicom.grey import grey_table, luma, paint
-from xray_lightning.data.dicom.header import (
-    MONOCHROME,
-    Header,
-    Layout,
-    name_errors,
-    read_layout,
-    refusal,
-    split_file,
-)
+from xray_lightning.data.dicom.header import MONOCHROME, Header, Layout, name_errors, refusal
 from xray_lightning.data.dicom.pixels import Codes, StoredValues, read_codes
 from xray_lightning.data.files import read_file
 from xray_lightning.errors import ConfigError
@@ -93,8 +86,8 @@ def _read(
     data: bytes, frame: int | None, colour: str | None
 ) -> tuple[Header, Layout, Codes, StoredValues]:
     """Header, layout, codes and their values, where the caller's choice is clear and possible."""
-    header, pixels = split_file(data)
-    layout = read_layout(header)
+    header, pixels = headers.split_file(data)
+    layout = headers.read_layout(header)
     if layout.photometric not in MONOCHROME and colour is None:
         remedy = 'If they mean grey: xray convert colour=luma, or read_dicom(colour="luma")'
         raise refusal(f"it is in colour ({layout.photometric})", remedy)

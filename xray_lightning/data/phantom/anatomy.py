@@ -11,17 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
-from xray_lightning.data.phantom.film import (
-    Canvas,
-    Density,
-    Points,
-    Stroke,
-    add_layers,
-    blur,
-    disc,
-    points,
-    round_corners,
-)
+from xray_lightning.data.phantom import film
+from xray_lightning.data.phantom.film import Canvas, Density, Points, Stroke, blur, disc, points
 from xray_lightning.data.phantom.patients import Stream, Visit
 
 SIDES = (-1, 1)
@@ -107,7 +98,7 @@ class Chest:
         top = base - 0.235 - 0.25 * (total - 0.3)
         x = [0.05, 0.35, 0.62, 0.95, 1.02, 0.8, 0.3, -0.3, -0.52, -0.56, -0.4, -0.15]
         y = [0.0, 0.13, 0.38, 0.68, 0.93, 1.06, 1.1, 1.04, 0.9, 0.6, 0.25, 0.02]
-        shape = round_corners(points(x, top + (base - top) * np.array(y)))
+        shape = film.round_corners(points(x, top + (base - top) * np.array(y)))
         low, high = shape[:, 0].min(), shape[:, 0].max()
         shape[:, 0] = total * ((shape[:, 0] - low) / (high - low) - 0.35)
         return shape
@@ -150,7 +141,7 @@ def trunk(chest: Chest) -> list[Points]:
     half = 0.425 + 0.035 * chest.habitus + 0.3 * (chest.left.width - 0.352)
     x = np.array([0.085, 0.095, 0.14, 0.3, 0.43, 0.6, 0.6, half + 0.02, half - 0.01, half])
     y = np.array([-0.62, -0.44, -0.415, -0.37, -0.33, -0.2, 0.02, 0.0, 0.15, 0.62])
-    return [round_corners(np.concatenate([points(x, y), points(-x[::-1], y[::-1])]))]
+    return [film.round_corners(np.concatenate([points(x, y), points(-x[::-1], y[::-1])]))]
 
 
 def abdomen(chest: Chest) -> list[Points]:
@@ -241,7 +232,7 @@ def draw_vessels(canvas: Canvas, chest: Chest) -> Density:
 def draw_tissue(canvas: Canvas, chest: Chest) -> Density:
     """Everything but heart, lungs and belly: flesh, bones, breasts, less the airways, (H, W)."""
     shape = canvas.fill(trunk(chest))
-    flesh = add_layers((blur(shape, 0.006), 0.3), (blur(shape, 0.03), 0.7))
+    flesh = film.add_layers((blur(shape, 0.006), 0.3), (blur(shape, 0.03), 0.7))
     bones = np.float32(0.125) * canvas.blur_lines(bone_strokes(chest), 0.003)
     trachea = points([0.0, 0.003, 0.0], [-0.6, -0.3, -0.1])
     right = points([0.0, -0.045, -0.09], [-0.11, -0.07, -0.04])
@@ -253,7 +244,7 @@ def draw_tissue(canvas: Canvas, chest: Chest) -> Density:
         ovals = (disc(place, (0.135, 0.15), count=30) for place in places)
         shadows = blur(canvas.fill(ovals), 0.02)
         layers.append((np.float32(chest.breast) * shadows, 0.07))
-    tissue = add_layers(*layers)
+    tissue = film.add_layers(*layers)
     tissue += TISSUE + 0.03 * chest.habitus
     tissue *= flesh
     return tissue

@@ -11,17 +11,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from xray_lightning.data.phantom import film
 from xray_lightning.data.phantom.anatomy import SIDES, Chest, Lung, lens
-from xray_lightning.data.phantom.film import (
-    Canvas,
-    Density,
-    Points,
-    Stroke,
-    blur,
-    disc,
-    points,
-    round_corners,
-)
+from xray_lightning.data.phantom.film import Canvas, Density, Points, Stroke, blur, disc, points
 from xray_lightning.data.phantom.patients import FINDINGS, Stream
 from xray_lightning.data.source import Mask
 from xray_lightning.records import CHEST_XRAY14
@@ -170,7 +162,8 @@ def hernia(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """A round shadow behind the heart, above the diaphragm."""
     bottom = chest.heart_outline()[:, 1].max()
     radius = growth * draw.uniform(0.06, 0.085)
-    return [[round_corners(disc((draw.uniform(0.0, 0.06), bottom - 0.85 * radius), radius), 1)]]
+    stomach = disc((draw.uniform(0.0, 0.06), bottom - 0.85 * radius), radius)
+    return [[film.round_corners(stomach, 1)]]
 
 
 OUTLINES: dict[str, Outlines] = {
