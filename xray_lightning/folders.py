@@ -39,10 +39,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """The folder, made if need be, for this process alone; the system frees it when that dies."""
     lock = FileLock(prepare_folder(folder) / LOCK)
     try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            lock.acquire(timeout=GRACE if _owner(folder)[2] else 0)
+        lock.acquire(timeout=GRACE if _owner(folder)[2] else 0)
     except Timeout as error:
         host, process, _ = _owner(folder)
         raise LockedError(
