@@ -296,15 +296,10 @@ def _compare(
     if not both.any():
         return None
     patients, said = np.asarray(predictions.patient_ids), (np.abs(second - scores), second, first)
+    one, two = ((truth == 1) & both for truth in (first, second))
     return TruthRow(
-        finding,
-        labels,
-        truths[0].name,
-        int(both.sum()),
-        len(set(patients[both])),
-        int((first[both] == 1).sum()),
-        int((second[both] == 1).sum()),
-        int(((first == 1) & (second == 1)).sum()),
+        *(finding, labels, truths[0].name, int(both.sum()), len(set(patients[both]))),
+        *(int(one.sum()), int(two.sum()), int((one & two).sum())),
         paired.compare_truths(scores, first, second, patients, **how),
         measure_doubts(number_patients(patients), *said, most) if most else {},
     )

@@ -198,10 +198,11 @@ def _read_run(place: Path, environment: Json, failure: Json, shared: set[str]) -
     if not metrics or split is None:
         return run
     data = environment["data"]
-    known: Json = {"fingerprint": split["fingerprint"]}
+    known: Json = {"state": FINISHED, "message": "", "data": data.get("title", data["name"])}
+    known |= {"split": split["name"], "fingerprint": split["fingerprint"]}
     if split["name"] == "kfold":  # a fold under what it shares with the others
         own = dict(split["settings"])
-        known = {"fold": own.pop("fold"), "folds": own["folds"]}
+        known |= {"fold": own.pop("fold"), "folds": own["folds"]}
         text = json.dumps([data, own, sum(split["images"].values())], sort_keys=True)
         known["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
         words = [word for word in settings.split(" ") if not word.startswith("split.fold=")]
@@ -210,14 +211,7 @@ def _read_run(place: Path, environment: Json, failure: Json, shared: set[str]) -
         auroc, images = metrics[subset]["auroc"], split["parts"][subset]
         known |= {subset: auroc["mean"], f"{subset}_labels": auroc["defined"]}
         known[f"{subset}_fingerprint"] = images
-    return replace(
-        run,
-        state=FINISHED,
-        message="",
-        split=split["name"],
-        data=data.get("title", data["name"]),
-        **known,
-    )
+    return replace(run, **known)
 
 
 def _rank(runs: Sequence[SweepRun]) -> tuple[SeedGroup, ...]:
@@ -300,15 +294,11 @@ def group_folds(runs: Sequence[SweepRun]) -> list[dict[int, SweepRun]]:
 
 def _pool(runs: dict[int, SweepRun], folder: Path, name: str) -> CrossValidation:
     first = next(iter(runs.values()))
-    validation = CrossValidation(
-        first.settings,
-        first.seed,
-        f"cross-validation of {first.settings or 'all runs'}, seed {first.seed}",
-        first.folds,
-        first.fingerprint,
-        [fold for fold in range(first.folds) if fold not in runs],
-    )
-    if validation.missing:
+    title = f"cross-validation of {first.settings or 'all runs'}, seed {first.seed}"
+    about = first.settings, first.seed, title, first.folds, first.fingerprint
+    missing = [fold for fold in range(first.folds) if fold not in runs]
+    validation = CrossValidation(*about, missing)
+    if missing:
         return validation
     places = [folder / runs[fold].folder for fold in range(first.folds)]
     predictions = join_folds([place / "predictions_test.csv" for place in places])

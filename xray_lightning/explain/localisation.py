@@ -181,6 +181,13 @@ class Localisation(Result):
     thresholds: dict[str, dict[str, Threshold]]
     settings: LocalisationSettings
 
+    @property
+    def rows(self) -> list[tuple[str, int, LabelLocalisation | MeanLocalisation]]:
+        """Each label with how many boxes it has; last the mean, with all boxes."""
+        boxes = sum(label.boxes for label in self.labels.values())
+        labels = ((name, label.boxes, label) for name, label in self.labels.items())
+        return [*labels, ("mean", boxes, self.mean)]
+
 
 @dataclass(frozen=True)
 class Reference:

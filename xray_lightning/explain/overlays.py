@@ -149,11 +149,8 @@ def square_boxes(data: XrayDataModule, subset: str, row: int, label: str) -> tup
         dataset = data.dataset(subset)
         height, width = dataset.cache.sizes[dataset.rows[row]].tolist()
         frame = width, height
-    return tuple(
-        box_to_square((box.x, box.y, box.width, box.height), frame, data.image_size)
-        for box in record.boxes
-        if box.label == label
-    )
+    own = [(b.x, b.y, b.width, b.height) for b in record.boxes if b.label == label]
+    return tuple(box_to_square(box, frame, data.image_size) for box in own)
 
 
 def find_boxed(data: XrayDataModule, subset: str) -> list[Place]:
@@ -188,14 +185,9 @@ def map_annotated(
         records = [data.subset_records(subset)[row] for row in rows]
         boxes = [square_boxes(data, subset, row, label) for row in rows]
         masks, place = exact_masks(data.source, records, label, boxes, data.image_size)
-        annotated[label] = AnnotatedMaps(
-            {method: np.stack(heats) for method, heats in by_method.items()},
-            boxes,
-            [record.patient_id for record in records],
-            masks,
-            grids,
-            place,
-        )
+        stacks = {method: np.stack(heats) for method, heats in by_method.items()}
+        patients = [record.patient_id for record in records]
+        annotated[label] = AnnotatedMaps(stacks, boxes, patients, masks, grids, place)
     return annotated
 
 

@@ -67,12 +67,9 @@ def _layers(module: nn.Module, name: str = "") -> list[str]:
 
 
 def _split(name: str, module: nn.Module, most: float) -> list[Stage]:
-    layers = _layers(module, name)
-    if not layers:
-        return []
-    children = list(module.named_children())
+    layers, children = _layers(module, name), list(module.named_children())
     if len(layers) <= most or not children:
-        return [Stage(name, tuple(layers))]
+        return [Stage(name, tuple(layers))] if layers else []
     pieces = [Stage(name, (name,))] if module._parameters else []
     for child, part in children:
         pieces += _split(f"{name}.{child}", part, most)

@@ -14,12 +14,7 @@ from xray_lightning.audit.shortcuts import Shortcuts, find_shortcuts, write_gist
 from xray_lightning.checkpoint import Checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.evaluation.published import PublishedBoxes
-from xray_lightning.explain.localisation import (
-    CONTROLS,
-    LabelLocalisation,
-    Localisation,
-    MeanLocalisation,
-)
+from xray_lightning.explain.localisation import CONTROLS, Localisation
 from xray_lightning.explain.overlays import write_maps
 from xray_lightning.explain.run import DOUBTED, Explanation, explain_checkpoint
 from xray_lightning.explain.saliency import TESTS, Randomisation, SaliencyTests
@@ -91,17 +86,11 @@ def explanation_lines(explanation: Explanation) -> list[Table | str]:
     return [*lines, *say("doubts", explanation.doubts, explanation.subset)]
 
 
-def _rows(places: Localisation) -> list[tuple[str, int, LabelLocalisation | MeanLocalisation]]:
-    labels = places.labels.items()
-    boxes = sum(of_label.boxes for _, of_label in labels)
-    return [*((name, one.boxes, one) for name, one in labels), ("mean", boxes, places.mean)]
-
-
 def pointing_table(places: Localisation, method: str, title: str) -> Table:
     """Pointing game of one method, a row a label, with its interval and the controls'."""
     columns = ["boxes", method, "95 %", *(name.replace(" ", "\n") for name in CONTROLS)]
     table = empty_table(f"{title}: pointing game", "label", *columns)
-    for name, boxes, row in _rows(places):
+    for name, boxes, row in places.rows:
         shown = row.methods[method]
         game, labels = shown.pointing_game, shown.labels
         none = "too few" if row.note else "equal"
@@ -120,7 +109,7 @@ def overlap_table(
     works = [f"{beside[PAIR[0]].work} {beside[PAIR[0]].year}"] if beside else []
     title = "T(IoBB) 0.1 (false boxes an image)"
     table = empty_table(title, "label", method, "random", *works)
-    for name, _, row in _rows(places):
+    for name, _, row in places.rows:
         cells = [
             _pair(*(getattr(row.methods[kind], metric)[OVERLAP].value for metric in PAIR))
             for kind in (method, "random")

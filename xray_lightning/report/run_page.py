@@ -104,16 +104,13 @@ def compare_published(evaluation: Evaluation) -> Json:
     if mean != mean:  # NaN
         reason = reason or "it has no mean"
     works = {row.work for row in beside}
+    others = [row for row in read_published() if origin.data == "nih" and row.work not in works]
     kept = ("work", "year", "split", "mean", "primary", "note")
     return {
         "sentence": say("published", reason, mean, beside)[0],
         "ranked": bool(beside) and beside[0].split == "official",
         "rows": to_plain(beside),
-        "elsewhere": [
-            {key: getattr(row, key) for key in kept}
-            for row in read_published()
-            if origin.data == "nih" and row.work not in works
-        ],
+        "elsewhere": [{key: getattr(row, key) for key in kept} for row in others],
     }
 
 
