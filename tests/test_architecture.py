@@ -11,7 +11,7 @@ FLOORS = [
     ["errors", "formats", "processes"],
     ["writing"],
     ["records", "folders", "results", "progress"],
-    ["hub", "wording"],
+    ["hub", "wording", "shards"],
     ["data", "models", "metrics"],
     ["checkpoint"],
     ["training"],

@@ -146,6 +146,7 @@ from xray_lightning.report.run_page import card_text as card_text
 from xray_lightning.report.run_page import write_card as write_card
 from xray_lightning.report.studies import StudyPages as StudyPages
 from xray_lightning.report.studies import write_study_pages as write_study_pages
+from xray_lightning.shards import Shard as Shard
 from xray_lightning.training.callbacks.epochs import WatchMetric as WatchMetric
 from xray_lightning.training.callbacks.weights import EMA as EMA
 from xray_lightning.training.callbacks.weights import FitGate as FitGate

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,9 @@ from unittest.mock import Mock
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
-from running import read_rows, xray
+from running import ROOT, XRAY, read_rows, start, xray
 
 from xray_lightning import Classifier, PredictedFiles, load_classifier, read_predictions
 from xray_lightning.cli.config import compose_settings
@@ -59,6 +61,32 @@ def checkpoint(run: Path) -> Path:
 
 
 predict = partial(xray, "predict")
+
+
+@pytest.mark.slow
+def test_tasks_of_one_job(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    """Three processes at once, of which one is killed and started again; then one that joins."""
+    scans, one, out = tmp_path / "scans", tmp_path / "one", tmp_path / "out"
+    scans.mkdir()
+    for number in range(900):
+        (scans / f"{number:03d}.png").hardlink_to(images / f"{number % 40:02d}.png")
+    arguments = [checkpoint, scans, "device=cpu", "batch_size=1"]
+    environment = {"env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    tasks, begun = [], out / "shard-2-of-3/.predict.done"
+    for number in (1, 3, 2):
+        words = [*XRAY, "predict", *arguments, "--out", out, f"shard={number}/3"]
+        tasks.append(start(words, lambda _, n=number: n != 2 or begun.exists(), **environment))
+    tasks[2].kill()
+    codes = [task.communicate() and task.returncode for task in tasks]
+    assert codes == [0, 0, -9]
+    half = len(read_rows(out / "shard-2-of-3/predictions.csv")) - 1
+    told = json.loads(predict(*arguments, "--out", out, "shard=2/3", "--json"))
+    assert told["kept"] == half > 0
+    joined = json.loads(predict(*arguments, "--out", out, "--json"))
+    assert (joined["scored"], joined["kept"], joined["studies"]) == (0, 900, 900)
+    predict(*arguments, "--out", one)
+    tables = [pd.read_csv(place / "predictions.csv") for place in (one, out)]
+    pd.testing.assert_frame_equal(*(table.drop(columns="study") for table in tables), rtol=1e-5)
 
 
 def test_scores_are_those_of_the_run(run: Path, checkpoint: Path, images: Path) -> None:

@@ -31,6 +31,7 @@ from xray_lightning.data.geometry import box_to_square, fit_square
 from xray_lightning.data.source import Source
 from xray_lightning.errors import CacheError, ConfigError, InvalidImageError
 from xray_lightning.records import Record
+from xray_lightning.shards import Shard
 
 SIZE = 16
 SPOT = 4  # images read again when a cache is opened
@@ -70,8 +71,8 @@ class Noise(Source):
 
 
 def build(source: Noise, root: Path, **settings) -> ImageCache:
-    arguments = {"size": SIZE, "workers": 2, "progress": False} | settings
-    return open_cache(source, source.records, root=root, **arguments)
+    arguments = {"size": SIZE, "root": root, "workers": 2, "progress": False} | settings
+    return open_cache(source, source.records, **arguments)
 
 
 def assert_golden(cache: ImageCache, source: Noise, without: Collection[int] = ()) -> None:
@@ -152,10 +153,10 @@ def test_cache_holds_what_fit_square_gives_and_decodes_each_image_once(tmp_path:
     assert cache.sizes.dtype == np.int32
     assert_golden(cache, Noise(30))
     with pytest.raises(ValueError, match="read-only"):
-        cache.images[0] = 0
+        cache.parts[0].images[0] = 0
     text = pickle.dumps(cache)  # holds no pixels
     assert len(text) < 500
-    np.testing.assert_array_equal(pickle.loads(text).images, cache.images)
+    np.testing.assert_array_equal(pickle.loads(text).images[:], cache.images[:])
     assert len(source.reads) == 30  # each once
     again = Noise(30)
     cache = build(again, tmp_path)
@@ -425,6 +426,79 @@ def test_a_cache_without_checksums_is_built_again(tmp_path: Path) -> None:
     edit_manifest(folder, format=1)
     with pytest.raises(CacheError, match=r"format is 1 there, here it is 2\. Delete this folder"):
         build(source, tmp_path)
+
+
+@pytest.fixture
+def seven_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xray_lightning.data.cache.PART_IMAGES", 7)
+
+
+@pytest.mark.usefixtures("seven_a_part")
+def test_parts_are_as_one(tmp_path: Path) -> None:
+    source, told = Noise(30), list[tuple[int, int]]()
+    cache = build(source, tmp_path, progress=lambda *both: told.append(both))
+    assert [len(part.images) for part in cache.parts] == [7, 7, 7, 7, 2]
+    assert told == [(done, 30) for done in range(1, 31)]
+    assert_golden(cache, source)
+    whole = np.concatenate([part.images for part in cache.parts])
+    assert cache.images.shape == whole.shape
+    for rows in (
+        3,
+        -1,
+        slice(5, 20, 2),
+        slice(0, 0),
+        np.array([29, 0, 13, 7, 7]),
+        whole[:, 0, 0] > 9,
+    ):
+        np.testing.assert_array_equal(cache.images[rows], whole[rows])
+    again = pickle.loads(pickle.dumps(cache))
+    np.testing.assert_array_equal(again.sizes[:], cache.sizes[:])
+    (cache.parts[2].path / "images.bin").write_bytes(bytes(7 * SIZE * SIZE))
+    with pytest.raises(CacheError, match=rf"{cache.parts[2].path.name} does not match: row 3"):
+        load_cache(*(part.path for part in cache.parts)).square(17)
+
+
+@pytest.mark.usefixtures("seven_a_part")
+def test_shards_share_the_parts(tmp_path: Path) -> None:
+    sources = [Noise(30), Noise(30, broken=["0009.png", "0029.png"]), Noise(30)]
+    build(sources[0], tmp_path, shard=Shard(1, 3))
+    with pytest.raises(InvalidImageError, match=r"2 of 9 .*\n  0009.*\n  0029"):
+        build(sources[1], tmp_path, shard=Shard(2, 3))
+    assert len(build(sources[2], tmp_path, shard=Shard(3, 3)).parts) == 1
+    read = [{int(name[:4]) // 7 for name in source.reads} for source in sources]
+    assert read == [{0, 3}, {1, 4}, {2}]
+    last, told = Noise(30), list[int]()
+    assert_golden(build(last, tmp_path, progress=lambda done, _: told.append(done)), Noise(30))
+    assert (told[0], told[-1], len(last.reads)) == (27, 30, 2 + SPOT)
+    with pytest.raises(ConfigError, match=r"6 shards are too many: the cache has 5 parts of up"):
+        build(Noise(30), tmp_path, shard=Shard(1, 6))
+
+
+@pytest.mark.usefixtures("seven_a_part")
+def test_a_copy_on_a_local_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, place = Noise(30), {"root": tmp_path / "shared", "local": tmp_path / "nvme"}
+    cache = build(source, **place)
+    assert {part.path.parent for part in cache.parts} == {tmp_path / "nvme"}
+    assert_golden(cache, source)
+    (cache.parts[1].path / "manifest.json").unlink()  # a copy that was stopped
+    (cache.parts[1].path / "images.bin").write_bytes(b"half")
+    copied: list[str] = []
+    copy = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", lambda a, b: copied.append(a.parent.name) or copy(a, b))
+    assert_golden(build(Noise(30), **place), source)
+    assert copied == 6 * [cache.parts[1].path.name]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match=r"cannot copy the image cache to .*file"):
+        build(source, **place | {"local": tmp_path / "file"})
+
+
+@pytest.mark.usefixtures("seven_a_part")
+def test_room_for_all_parts_is_asked_for_before_the_first(tmp_path, monkeypatch) -> None:
+    usage, source = shutil.disk_usage(tmp_path), Noise(30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=8000))
+    with pytest.raises(CacheError, match=r"needs 0\.00 GB but 0\.00 GB are free"):
+        build(source, tmp_path)  # a part is 1,883 bytes
+    assert not source.reads
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from running import read_table as rows
 import xray_lightning as xl
 from xray_lightning.data import convert as module
 from xray_lightning.data.convert import convert_file, find_dicom, name_images, write_png
+from xray_lightning.folders import LockedError
+from xray_lightning.shards import Shard
 
 Write = Callable[..., Path]
 RAMP = np.linspace(0, 255, 32 * 24, dtype=np.uint8).reshape(24, 32)
@@ -242,6 +244,25 @@ def test_wrong_folders(tree: Path, tmp_path: Path) -> None:
     out.mkdir()
     with FileLock(out / ".lock"), pytest.raises(xl.ConfigError, match="by another process"):
         xl.convert_folder(tree, out)
+
+
+def test_shards_and_one_that_joins_them_are_as_one(tree: Path, tmp_path: Path) -> None:
+    one, out = tmp_path / "one", tmp_path / "out"
+    (tree / "f1/5.dcm").write_bytes(b"")
+    assert counts(xl.convert_folder(tree, one)) == (11, 0, 1)
+    done = [xl.convert_folder(tree, out, shard=Shard(number, 3)) for number in (1, 2)]
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert len(written) == sum(share.converted for share in done)
+    with FileLock(out / "shard-2-of-3/.lock"), pytest.raises(LockedError, match="shard-2-of-3"):
+        xl.convert_folder(tree, out)
+    joined = xl.convert_folder(tree, out)
+    assert counts(joined) == (11 - len(written), len(written), 1)
+    for path in (path.relative_to(one) for path in one.rglob("*.png")):
+        assert (out / path).read_bytes() == (one / path).read_bytes()
+    for name in ("headers.csv", "failed.csv"):
+        assert (out / name).read_bytes() == (one / name).read_bytes()
+    with pytest.raises(xl.ConfigError, match="rename=true numbers all images: leave out shard="):
+        xl.convert_folder(tree, out, RENAME, shard=Shard(1, 3))
 
 
 def test_a_value_too_many_in_the_header_is_read(tree, tmp_path, write_dicom) -> None:

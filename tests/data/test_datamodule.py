@@ -75,7 +75,7 @@ def test_a_changed_sample_leaves_the_cache_alone_and_a_spawned_worker_gets_no_pi
     data[0]["image"].zero_()
     assert torch.equal(data[0]["image"], before)
     text = pickle.dumps(data)  # NumPy would pickle the whole memory map, 7 GB for NIH at 256 px
-    assert len(text) < cache.images.nbytes / 2
+    assert len(text) < cache.parts[0].images.nbytes / 2
     again = pickle.loads(text)
     for index in range(len(data)):
         assert torch.equal(again[index]["image"], data[index]["image"])

@@ -149,14 +149,14 @@ def test_a_ledger_cut_anywhere_loses_only_its_last_line(tmp_path: Path) -> None:
     path = tmp_path / "done"
     journal = Journal(path)
     for name in ("a\n1", "\udcff,b", "a\n1"):
-        journal.add(name, f"stamp of {len(journal.stamps)}")
+        journal.add({name: f"stamp of {len(journal.stamps)}"})
     whole = path.read_bytes()
     assert Journal(path).stamps == {"a\n1": "stamp of 2", "\udcff,b": "stamp of 1"}
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         cut = Journal(path)
         assert cut.stamps.items() <= {*journal.stamps.items(), ("a\n1", "stamp of 0")}
-        cut.add("c", "3")
+        cut.add({"c": "3"})
         assert Journal(path).stamps == cut.stamps
     path.write_bytes(b'[]\n5\n"ab"\n{}\n[1]\nnull\n["d", "4"]')
     assert Journal(path).stamps["d"] == "4"

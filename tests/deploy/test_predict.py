@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 from running import ROOT, read_rows, start
+from toy import save_net
 
 from xray_lightning import PredictedFiles, load_classifier, predict_files
 from xray_lightning.deploy.classifier import Classifier, FileScores
@@ -22,6 +24,7 @@ from xray_lightning.errors import ConfigError, DataNotFoundError, OutputError, T
 from xray_lightning.evaluation.scores import read_scores
 from xray_lightning.folders import LockedError
 from xray_lightning.records import Record
+from xray_lightning.shards import Shard
 
 LABELS = ("Mass", "Nodule")
 READING = Interpretation(LABELS)
@@ -256,6 +259,44 @@ def test_killed_and_continued(classifier, checkpoint, images, tmp_path) -> None:
     done = predict_files(classifier, [scans], out, batch_size=200)
     assert counts(done) == (600 - kept, kept, 0, 0)
     assert names(table) == [f"{number:03d}.png" for number in range(600)]
+
+
+def test_shards_and_one_that_joins_them_are_as_one(classifier, images, tmp_path) -> None:
+    one, out = tmp_path / "one", tmp_path / "out"
+    predict = partial(predict_files, classifier, [images], batch_size=1)
+    shares = [predict(out, shard=Shard(number, 3)) for number in (3, 1)]
+    shutil.copytree(out, tmp_path / "late")
+    shares.append(predict(out, shard=Shard(2, 3)))
+    assert min(share.scored for share in shares) > 5
+    assert sum(share.scored for share in shares) == 40
+    assert Path(shares[0].folder) == out / "shard-3-of-3"
+    one.mkdir()
+    shutil.copy(out / ".study.key", one)
+    wanted = predict(one).table.read_bytes()
+    assert counts(done := predict(out)) == (0, 40, 0, 0)
+    assert done.table.read_bytes() == wanted
+    assert counts(predict(out)) == (0, 40, 0, 0)
+    assert counts(predict(tmp_path / "late")) == (shares[2].scored, 40 - shares[2].scored, 0, 0)
+    (out / "shard-1-of-2").mkdir()
+    with pytest.raises(ConfigError, match="holds shards of 2 and of 3: delete those"):
+        predict(out)
+
+
+def test_a_shard_of_another_checkpoint_or_at_work_is_not_joined(classifier, scans, net) -> None:
+    out, other = scans.parent / "out", save_net(net, scans.parent / "other.ckpt")
+    predict_files(load_classifier(other, device="cpu"), [scans], out, shard=Shard(1, 2))
+    with pytest.raises(ConfigError, match="shard-1-of-2 holds scores of another checkpoint"):
+        predict_files(classifier, [scans], out)
+    with FileLock(out / "shard-1-of-2/.lock"), pytest.raises(LockedError, match="shard-1-of-2"):
+        predict_files(classifier, [scans], out)
+    assert not (out / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/2/3", "-1/2"])
+def test_a_shard_that_cannot_be(text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"shard must be such as 3/16, .*, got '{text}'"):
+        Shard.parse(text)
+    assert Shard.parse("") == Shard(1, 1)
 
 
 def scores_of(name: str, *scores: float) -> FileScores:

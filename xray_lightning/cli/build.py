@@ -54,6 +54,7 @@ def data_from(
     """The data module of a configuration: reads the tables and makes the split, no pixels."""
     made = {name: make(config[name]) for name in ("split", "sampler", "augment")}
     plain = {name: config[name] for name in AS_THEY_ARE}
+    plain["cache_local"] = config.get("cache_local")  # earlier runs have none
     return XrayDataModule(source or make(config.data), **made, **plain, workers=workers)
 
 

@@ -10,6 +10,7 @@ from xray_lightning.data.vocabulary import list_sets
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import counts_table, labels_tables
+from xray_lightning.shards import Shard
 
 PROBE = {"draws": 2000, "bootstrap_seed": 0}
 
@@ -18,19 +19,23 @@ def cache(request: Request) -> None:
     """Decode a data set ahead of training: xray cache data=nih data.root=DIR image_size=256."""
     from xray_lightning.data.cache import open_cache  # the decoders
 
-    config = compose_settings(request.settings)
+    own, values = take_own(request.settings, {"shard": ""})
+    config = compose_settings(values, own)
     source: Source = make(config.data)
     records, notes = readable_records(source), usage_notes(source)
-    opened = open_cache(source, records, size=config.image_size, root=config.cache_dir)
+    size, root, shard = config.image_size, config.cache_dir, Shard.parse(str(own["shard"]))
+    opened = open_cache(source, records, size=size, root=root, shard=shard)
+    count = len(opened.images)
     with show_progress("comparing checksums") as report:
-        for row in range(len(records)):
+        for row in range(count):
             opened.square(row)
-            report(row + 1, len(records))
-    size, count = config.image_size, opened.images.nbytes
-    facts = {"path": str(opened.path), "images": len(records), "image_size": size}
-    lines = f"{len(records):,} images at {size} px, {count / 1e9:.2f} GB: {opened.path}"
+            report(row + 1, count)
+    stored, parts = count * size**2, len(opened.parts)
+    facts = {"path": str(opened.path), "images": count, "image_size": size, "bytes": stored}
+    line = f"{count:,} images at {size} px, {stored / 1e9:.2f} GB"
+    line += f" in {parts} parts, the first" if parts > 1 else ""
     remarks = (f"note: {note}" for note in notes)
-    request.present(facts | {"bytes": count, "notes": notes}, *remarks, lines)
+    request.present(facts | {"parts": parts, "notes": notes}, *remarks, f"{line}: {opened.path}")
 
 
 def data(request: Request) -> None:

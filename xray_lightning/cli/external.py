@@ -12,7 +12,7 @@ from xray_lightning.folders import prepare_folder
 from xray_lightning.report.terminal import show
 
 OWN = {"draws": 2000, "bootstrap_seed": 0, "trust": False}
-READS = (*OWN, "data", "trainer", "batch_size", "workers", "threads", "cache_dir", "hydra")
+READS = (*OWN, "data", "trainer", "batch_size", "workers", "threads", *settings.CACHES, "hydra")
 
 
 def external(request: Request) -> None:

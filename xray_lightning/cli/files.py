@@ -16,13 +16,14 @@ from xray_lightning.errors import ConfigError, DataNotFoundError
 from xray_lightning.hub import name_place
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
+from xray_lightning.shards import Shard
 from xray_lightning.wording import name_first
 
 CHECKED = 5  # films an export is checked on
 POINTS = {"device": "auto", "method": "cam", "trust": False, "points": "checkpoint", "prior": ""}
 POINTS |= dict.fromkeys(("calibration", "operating_point.rule", "operating_point.value"), "")
 PREDICT = {"format": ("csv", "json", "parquet"), "batch_size": 32, "workers": None}
-PREDICT |= {"maps": False, "dicom_out": "", "stow": ""}
+PREDICT |= {"maps": False, "dicom_out": "", "stow": "", "shard": ""}
 LIMITS = {"megabytes": 64, "megapixels": 40, "seconds": 30, "queue": 16}
 
 
@@ -37,6 +38,8 @@ def predict(request: Request) -> None:
     from xray_lightning.deploy.predict import predict_files, require_form
 
     require_form(form)
+    if (shard := Shard.parse(own["shard"])).count > 1 and (own["maps"] or own["dicom_out"]):
+        raise ConfigError("maps= and dicom_out= need all studies: leave out shard=")
     if own["dicom_out"] or own["stow"]:
         from xray_lightning.report.pacs import require_pacs, write_dicom_results
 
@@ -46,7 +49,7 @@ def predict(request: Request) -> None:
         classifier.require_maps(own["method"])
     with show_progress("scoring images") as report:
         how = {"batch_size": own["batch_size"], "workers": own["workers"], "form": form}
-        done = predict_files(classifier, images, folder, **how, progress=report)
+        done = predict_files(classifier, images, folder, **how, shard=shard, progress=report)
     values, skipped = done.to_json(), name_first([Path(name).name for name in done.skipped])
     lines = say("predicted", done, skipped, "estimate" in own["prior"])
     failures, unwritten, place = done.failures, dict[str, str](), Path(own["dicom_out"])
@@ -63,7 +66,7 @@ def predict(request: Request) -> None:
         lines += say("returned", dicom, own["stow"])
         values, unwritten = values | {"dicom": dicom.to_json()}, dicom.failures
     present_files(request, values, lines)
-    require_whole(failures, len(images.images), folder, "read")
+    require_whole(failures, len(images.images), shard.folder(folder), "read")
     require_whole(unwritten, len(images.images), place, "returned as DICOM")
 
 
@@ -123,15 +126,17 @@ def serve(request: Request) -> None:
 
 def convert(request: Request) -> None:
     """DICOM files to PNG, with a table of headers without names. Run it again to continue."""
-    own = request.read(bits=8, workers=None, rename=False, frame=None, colour="")
+    own = request.read(bits=8, workers=None, rename=False, frame=None, colour="", shard="")
     root, out = map(Path, request.files)
     options = PngOptions(own["bits"], own["rename"], own["frame"], own["colour"] or None)
+    shard = Shard.parse(own["shard"])
     with show_progress("converting", shown=sys.stderr.isatty()) as progress:
-        done = convert_folder(root, out, options, workers=own["workers"], progress=progress)
+        how = {"shard": shard, "workers": own["workers"], "progress": progress}
+        done = convert_folder(root, out, options, **how)
     names = out / NAMES if own["rename"] else ""
     present_files(request, done.to_json(), say("converted", done, out, names))
     count = done.converted + done.before + len(done.failures)
-    require_whole(done.failures, count, out, "converted")
+    require_whole(done.failures, count, shard.folder(out), "converted")
 
 
 def present_files(request: Request, values: Own, lines: list[str]) -> None:

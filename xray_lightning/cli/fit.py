@@ -16,7 +16,7 @@ from xray_lightning.cli import config as configs
 from xray_lightning.cli.failures import STOPPED_BY
 from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.request import take_own
-from xray_lightning.cli.settings import Settings, to_container
+from xray_lightning.cli.settings import CACHES, Settings, to_container
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.overlays import HeatMaps
@@ -30,11 +30,11 @@ from xray_lightning.wording import number
 from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)
-SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir", "trust")  # change no result
+SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", *CACHES, "trust")  # change no result
 NODES = {"trainer.num_nodes": 1}  # of a trainer that does not name them
 LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
 MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
-    *("workers", "threads", "cache_dir", "data.root", "data.table", "data.boxes"),
+    *("workers", "threads", *CACHES, "data.root", "data.table", "data.boxes"),
     *("data.nih_map", "data.nih_test_list", "split.path", "split.train"),
     *("split.val", "split.test"),
 )

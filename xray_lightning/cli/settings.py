@@ -35,8 +35,9 @@ LEAST = {  # of whole numbers; null is a number still to be chosen
     **{"workers": 0, "threads": 1, "freeze_epochs": 0, "trainer.accumulate_grad_batches": 1},
 }
 CHOSEN = ("workers", "threads")
+CACHES = ("cache_dir", "cache_local")
 CHANGEABLE = (
-    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir"),
+    *("data", "split", "trainer", "batch_size", "workers", "threads", *CACHES),
     *("tta", "draws", "prior"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )

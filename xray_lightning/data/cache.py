@@ -1,8 +1,9 @@
-"""Decode every image once, into one memory-mapped array of small squares.
+"""Decode every image once, into memory-mapped arrays of small squares.
 
-112,120 images at 256 px are 7.3 GB on disk and never in memory. A build that was stopped, even
-by SIGKILL, goes on where it was; two runs at once build one cache. ``data/README.md`` lists its
-files; their numbers are little-endian.
+112,120 images at 256 px are 7.3 GB on disk and never in memory. A cache is parts of up to 16,384
+images and 4 GB, a folder each, which one process fills at a time: several processes or machines
+fill several parts. A build that was stopped, even by SIGKILL, goes on where it was.
+``data/README.md`` lists the files; their numbers are little-endian.
 """
 
 import hashlib
@@ -13,10 +14,11 @@ import shutil
 import struct
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +42,7 @@ from xray_lightning.errors import (
 )
 from xray_lightning.progress import Report, show_progress
 from xray_lightning.records import Record
+from xray_lightning.shards import WHOLE, Shard
 from xray_lightning.writing import Json, open_replacing, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 REMEDY = "choose another folder with cache_dir=DIR"
 CHUNK = 1 << 24  # bytes written at a time where space cannot be reserved
+PART_IMAGES, PART_BYTES = 1 << 14, 4 * 10**9  # of a part at most
 SPOT_CHECKS = 4
 NAMED_FAILURES = 5
 SYNC_SECONDS = 1.0  # about what a crash can lose
@@ -54,7 +58,7 @@ SYNC_SECONDS = 1.0  # about what a crash can lose
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that determines the bytes of a cache; other values, another folder."""
+    """Everything that determines the bytes of a part; other values, another folder."""
 
     source: str
     identity: dict[str, str | int | float | bool]  # see ``Source.identity``
@@ -87,18 +91,57 @@ class Manifest:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageCache:
-    """The images of a data set at their working size, memory-mapped, in its records' order."""
+class CachePart:
+    """Consecutive images of a cache, memory-mapped."""
 
-    path: Path  # the cache folder
+    path: Path  # its folder
     images: np.memmap[Any, np.dtype[np.uint8]]  # (N, S, S)
     sizes: np.memmap[Any, np.dtype[np.int32]]  # (N, 2), height and width of each original
     sums: np.memmap[Any, np.dtype[np.uint32]]  # (N,), see ``checksum``
     done: np.memmap[Any, np.dtype[np.uint8]]  # (N,), 1 where the row is on disk
 
-    def __reduce__(self) -> tuple[Callable[[Path], "ImageCache"], tuple[Path]]:
-        """Pickle the path alone: NumPy would copy all images into every spawned worker."""
-        return load_cache, (self.path,)
+    def square(self, row: int) -> npt.NDArray[np.uint8]:
+        """See ``ImageCache.square``."""
+        image = np.array(self.images[row])
+        if checksum(row, image, self.sizes[row]) != self.sums[row]:
+            raise mismatch(self.path, f"row {row:,} (ids.txt) is not as it was written")
+        return image
+
+
+class Rows:
+    """The rows of arrays of equal length, of which the last may be shorter, as of one array."""
+
+    def __init__(self, arrays: Sequence[npt.NDArray[Any]]) -> None:
+        self.arrays, self.dtype = arrays, arrays[0].dtype
+        self.shape = (len(self), *arrays[0].shape[1:])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.arrays))
+
+    def __getitem__(self, rows: Any) -> npt.NDArray[Any]:
+        """By a number, a slice or an array of numbers."""
+        if len(self.arrays) == 1:
+            return np.asarray(self.arrays[0][rows])
+        parts, places = np.divmod(np.arange(len(self))[rows], len(self.arrays[0]))
+        if parts.ndim == 0:
+            return np.asarray(self.arrays[parts][places])
+        found = np.empty((len(parts), *self.shape[1:]), self.dtype)
+        for part in np.unique(parts):
+            found[parts == part] = self.arrays[part][places[parts == part]]
+        return found
+
+
+class ImageCache:
+    """The images of a data set at their working size, memory-mapped, in its records' order."""
+
+    def __init__(self, parts: Sequence[CachePart]) -> None:
+        self.parts, self.path = parts, parts[0].path
+        self.images = Rows([part.images for part in parts])  # (N, S, S) uint8
+        self.sizes = Rows([part.sizes for part in parts])  # (N, 2), height and width of originals
+
+    def __reduce__(self) -> tuple[Callable[..., "ImageCache"], tuple[Path, ...]]:
+        """Pickle the paths alone: NumPy would copy all images into every spawned worker."""
+        return load_cache, tuple(part.path for part in self.parts)
 
     def square(self, row: int) -> npt.NDArray[np.uint8]:
         """A copy of one image, (S, S) uint8, compared with its checksum: 13 of 50 us at 256 px.
@@ -106,10 +149,8 @@ class ImageCache:
         Raises:
             CacheError: it is not what was decoded: a bad disk, a torn copy, a row never written.
         """
-        image = np.array(self.images[row])
-        if checksum(row, image, self.sizes[row]) != self.sums[row]:
-            raise mismatch(self.path, f"row {row:,} (ids.txt) is not as it was written")
-        return image
+        part, place = divmod(row, len(self.parts[0].images))
+        return self.parts[part].square(place)
 
 
 def open_cache(
@@ -118,6 +159,8 @@ def open_cache(
     *,
     size: int,
     root: str | Path,
+    local: str | Path | None = None,
+    shard: Shard = WHOLE,
     workers: int | None = None,
     progress: bool | Report = True,
 ) -> ImageCache:
@@ -127,15 +170,17 @@ def open_cache(
         source: reads the pixels; its name and identity belong to the cache.
         records: the images, in the order of the cache's rows.
         size: side of the squares in pixels, see ``geometry.fit_square``.
-        root: folder for caches; this one gets a folder of its own in it.
+        root: folder for caches; each part gets a folder of its own in it.
+        local: folder on a disk of this machine; the parts are copied there once, and read there.
+        shard: the parts that are this task's; all of them by default. No other is opened.
         workers: decoding threads; None: one for each available core.
         progress: True for a bar on stderr, False for none, or a function of
             (images done, images in all).
 
     Raises:
-        ConfigError: ``size`` or ``workers`` is below 1, ``root`` is not a path, or there are no
-            records.
-        CacheError: the disk is too full or not writable, or the folder there does not match.
+        ConfigError: ``size`` or ``workers`` is below 1, ``root`` is not a path, there are no
+            records, or fewer parts than shards.
+        CacheError: the disk is too full or not writable, or a folder there does not match.
         InvalidImageError: images are unreadable; raised after all others were decoded.
     """
     require_integer("image_size", size, 1)
@@ -144,27 +189,31 @@ def open_cache(
         raise ConfigError("there are no images to cache: the list of records is empty")
     if not isinstance(root, str | Path):
         raise ConfigError(f"cache_dir must name a folder, got {root!r}")
-    manifest = Manifest.of(source, records, size)
-    folder = Path(root) / manifest.folder_name
-    is_new = not folder.exists()
+    parts = _divide(source, records, size, Path(root), shard)
+    own = [record for part in parts for record in part.records]
+    is_new = not any(part.folder.exists() for part in parts)
     try:
-        found = _find(folder, manifest)  # needs no lock, and no right to write
-        if found is None or not found.done.all():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(folder):
-                if _find(folder, manifest) is None:
-                    _create(folder, manifest, records)
-                _fill(source, records, folder, workers or available_cores(), progress)
+        found = [(part, part.find()) for part in parts]  # needs no lock, and no right to write
+        missing = [part for part, there in found if there is None or not there.done.all()]
+        if missing:
+            _build(source, missing, len(own), workers or available_cores(), progress)
     except OSError as error:
-        raise CacheError(f"cannot use the image cache {folder}: {error}; {REMEDY}") from error
-    cache = load_cache(folder)
+        raise CacheError(f"cannot use the image cache in {root}: {error}; {REMEDY}") from error
+    if local is not None:
+        parts = [_copy(part, Path(local)) for part in parts]
+    cache = load_cache(*(part.folder for part in parts))
     if not is_new:  # a cache just built was read from these very files
-        spot_check(cache, source, records)
+        spot_check(cache, source, own)
     return cache
 
 
-def load_cache(folder: Path, mode: Literal["r", "r+"] = "r") -> ImageCache:
-    """Open a cache folder, unchecked; CacheError if there is none. "r+" is for filling it."""
+def load_cache(*folders: Path) -> ImageCache:
+    """Open the parts of a cache, unchecked; CacheError if there is none in a folder."""
+    return ImageCache([_load_part(folder) for folder in folders])
+
+
+def _load_part(folder: Path, mode: Literal["r", "r+"] = "r") -> CachePart:
+    """One folder; "r+" is for filling it."""
     stored = read_manifest(folder)
     if stored is None:
         raise CacheError(f"there is no image cache at {folder}; {REMEDY}")
@@ -172,7 +221,7 @@ def load_cache(folder: Path, mode: Literal["r", "r+"] = "r") -> ImageCache:
         name: np.memmap(folder / f"{name}.bin", dtype=kind, mode=mode, shape=stored["images"])
         for name, kind in row_types(stored["size"]).items()
     }
-    return ImageCache(folder, **arrays)
+    return CachePart(folder, **arrays)
 
 
 def spot_check(cache: ImageCache, source: Source, records: Sequence[Record]) -> None:
@@ -218,19 +267,85 @@ def mismatch(folder: Path, reason: str) -> CacheError:
     )
 
 
-def _find(folder: Path, manifest: Manifest) -> ImageCache | None:
-    """The cache that is there, complete or not; only a folder with a manifest counts."""
-    if (stored := read_manifest(folder)) is None:
-        return None
-    for name, here in asdict(manifest).items():
-        if (there := stored.get(name)) != here:
-            raise mismatch(folder, f"{name} is {there!r} there, here it is {here!r}")
-    for name, size in manifest.file_sizes.items():
-        path = folder / name
-        actual = path.stat().st_size if path.is_file() else None
-        if actual != size:
-            raise mismatch(folder, f"{name} has {actual} bytes instead of {size}")
-    return load_cache(folder)
+@dataclass(frozen=True)
+class _Part:
+    """A part that is to be there."""
+
+    folder: Path
+    manifest: Manifest
+    records: Sequence[Record]
+
+    def find(self) -> CachePart | None:
+        """What is there, complete or not; only a folder with a manifest counts."""
+        if (stored := read_manifest(self.folder)) is None:
+            return None
+        for name, here in asdict(self.manifest).items():
+            if (there := stored.get(name)) != here:
+                raise mismatch(self.folder, f"{name} is {there!r} there, here it is {here!r}")
+        for name, size in self.manifest.file_sizes.items():
+            path = self.folder / name
+            actual = path.stat().st_size if path.is_file() else None
+            if actual != size:
+                raise mismatch(self.folder, f"{name} has {actual} bytes instead of {size}")
+        return _load_part(self.folder)
+
+
+def _divide(
+    source: Source, records: Sequence[Record], size: int, root: Path, shard: Shard
+) -> list[_Part]:
+    """The parts that are a task's."""
+    each = max(1, min(PART_IMAGES, PART_BYTES // size**2))
+    parts = [records[start : start + each] for start in range(0, len(records), each)]
+    if shard.count > len(parts):
+        reason = f"{len(parts)} parts of up to {each:,} images, so at most shard=1/{len(parts)}"
+        raise ConfigError(f"{shard.count} shards are too many: the cache has {reason}")
+    own = parts[shard.number - 1 :: shard.count]
+    manifests = [Manifest.of(source, part, size) for part in own]
+    return [_Part(root / m.folder_name, m, part) for m, part in zip(manifests, own, strict=True)]
+
+
+def _build(
+    source: Source, parts: Sequence[_Part], count: int, workers: int, progress: bool | Report
+) -> None:
+    """Fill parts, of ``count`` images with those that are complete; name what is unreadable."""
+    done = count - sum(len(part.records) for part in parts)
+    failures: list[str] = []
+    remarks: list[list[str]] = []
+    bar = show_progress("decoding images", shown=progress is True, unit="images")
+    with single_threaded_opencv(), nullcontext(progress) if callable(progress) else bar as report:
+        for number, part in enumerate(parts):
+            part.folder.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(part.folder):
+                if part.find() is None:
+                    _create(part, parts[number:])
+                tell = partial(lambda before, now: report(before + now, count), done)
+                failures += _fill(source, part, workers, tell, remarks)
+            done += len(part.records)
+    if line := tally(remarks):
+        logger.warning("how images were read: %s", line)
+    if failures:
+        lines = "\n  ".join(failures[:NAMED_FAILURES] + ["..."] * (len(failures) > NAMED_FAILURES))
+        raise InvalidImageError(
+            f"{len(failures):,} of {count:,} images are unreadable:\n  {lines}\nAll others are "
+            "cached. Download these again, or take their lines out of the label table"
+        )
+
+
+def _copy(part: _Part, local: Path) -> _Part:
+    """A complete part on another disk, copied there unless it is there."""
+    copy = replace(part, folder=local / part.folder.name)
+    try:
+        local.mkdir(parents=True, exist_ok=True)
+        with _lock(copy.folder):
+            if copy.find() is None:
+                shutil.rmtree(copy.folder, ignore_errors=True)  # of a copy that was stopped
+                names = [path.name for path in part.folder.iterdir() if path.name != MANIFEST]
+                copy.folder.mkdir()
+                for name in [*names, MANIFEST]:  # by which it counts, so it comes last
+                    shutil.copyfile(part.folder / name, copy.folder / name)
+    except OSError as error:
+        raise CacheError(f"cannot copy the image cache to {copy.folder}: {error}") from error
+    return copy
 
 
 def _lock(folder: Path) -> AbstractContextManager[object]:
@@ -243,13 +358,16 @@ def _lock(folder: Path) -> AbstractContextManager[object]:
         return lock.acquire(poll_interval=0.2)
 
 
-def _create(folder: Path, manifest: Manifest, records: Sequence[Record]) -> None:
-    """Reserve all disk space, then write the manifest."""
+def _create(part: _Part, missing: Sequence[_Part]) -> None:
+    """Reserve all disk space, then write the manifest; space for all that is ``missing``."""
+    folder, manifest = part.folder, part.manifest
     done = folder / "done.bin"
     if done.is_file() and any(done.read_bytes()):
         raise mismatch(folder, f"{MANIFEST} is gone")
     shutil.rmtree(folder, ignore_errors=True)  # what a run left that died while it reserved
-    needed, free = sum(manifest.file_sizes.values()), shutil.disk_usage(folder.parent).free
+    new = [one.manifest for one in missing if not (one.folder / MANIFEST).exists()]
+    needed = sum(sum(one.file_sizes.values()) for one in new)
+    free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise CacheError(
             f"the image cache needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free at "
@@ -263,7 +381,7 @@ def _create(folder: Path, manifest: Manifest, records: Sequence[Record]) -> None
         shutil.rmtree(folder, ignore_errors=True)
         raise CacheError(f"cannot reserve the image cache {folder}: {error}; {REMEDY}") from error
     with open_replacing(folder / "ids.txt") as file:
-        file.writelines(f"{record.image_id}\n" for record in records)
+        file.writelines(f"{record.image_id}\n" for record in part.records)
     created = {"created": datetime.now(UTC).isoformat(timespec="seconds")}
     write_json(asdict(manifest) | created, folder / MANIFEST)
 
@@ -279,67 +397,54 @@ def reserve(path: Path, size: int) -> None:
 
 
 def _fill(
-    source: Source, records: Sequence[Record], folder: Path, workers: int, progress: bool | Report
-) -> None:
-    """Decode every image that is not done; unreadable ones are named when all others are."""
-    cache = load_cache(folder, "r+")
-    rows = np.flatnonzero(cache.done == 0).tolist()
+    source: Source,
+    part: _Part,
+    workers: int,
+    report: Callable[[int], None],  # told how many images of the part are done
+    remarks: list[list[str]],  # takes those of the reader
+) -> list[str]:
+    """Decode every image of a part that is not done; what could not be read, and why."""
+    there, records = _load_part(part.folder, "r+"), part.records
+    rows = np.flatnonzero(there.done == 0).tolist()
     decoded: list[int] = []  # rows whose flag is not set yet
     failures: dict[int, str] = {}
-    remarks: list[list[str]] = []
 
     def decode(row: int) -> None:
         with collect_notes() as notes:
             try:
                 image = source.read(records[row])
-                square = fit_square(image, cache.images.shape[1])
-                cache.images[row], cache.sizes[row] = square, image.shape
-                cache.sums[row] = checksum(row, square, image.shape)
+                square = fit_square(image, there.images.shape[1])
+                there.images[row], there.sizes[row] = square, image.shape
+                there.sums[row] = checksum(row, square, image.shape)
                 decoded.append(row)
             except (DataError, OSError) as error:
                 failures[row] = f"{records[row].image_id}: {error}"
         if notes:
             remarks.append(notes)
 
-    count, before, synced = len(records), len(records) - len(rows), time.monotonic()
-    bar = show_progress("decoding images", shown=progress is True, unit="images")
-    with single_threaded_opencv(), nullcontext(progress) if callable(progress) else bar as report:
-        if before:
-            report(before, count)
-        ahead = 64 * workers  # they go on while the disk is waited for
-        try:
-            with closing(decode_ahead(decode, rows, workers=workers, ahead=ahead)) as finished:
-                for done, _ in enumerate(finished, before + 1):
-                    report(done, count)
-                    if time.monotonic() > synced + SYNC_SECONDS:
-                        _set_flags(cache, decoded)
-                        synced = time.monotonic()
-        finally:
-            _set_flags(cache, decoded)
-    if line := tally(remarks):
-        logger.warning("how images were read: %s", line)
-    _require_all(failures, count)
+    before, synced = len(records) - len(rows), time.monotonic()
+    if before:
+        report(before)
+    ahead = 64 * workers  # they go on while the disk is waited for
+    try:
+        with closing(decode_ahead(decode, rows, workers=workers, ahead=ahead)) as finished:
+            for done, _ in enumerate(finished, before + 1):
+                report(done)
+                if time.monotonic() > synced + SYNC_SECONDS:
+                    _set_flags(there, decoded)
+                    synced = time.monotonic()
+    finally:
+        _set_flags(there, decoded)
+    return [failures[row] for row in sorted(failures)]
 
 
-def _set_flags(cache: ImageCache, decoded: list[int]) -> None:
+def _set_flags(part: CachePart, decoded: list[int]) -> None:
     """Set the flags of decoded rows, emptying the list, once their pixels reached the disk."""
     # the threads decode on: memmap.flush would keep the interpreter's lock, fsync does not
     rows = decoded[:]
     for name in ("images", "sizes", "sums", "done"):
         if name == "done":
-            cache.done[rows] = 1
-        with (cache.path / f"{name}.bin").open("rb+") as file:
+            part.done[rows] = 1
+        with (part.path / f"{name}.bin").open("rb+") as file:
             os.fsync(file.fileno())  # writes dirty pages of memory maps, too
     del decoded[: len(rows)]
-
-
-def _require_all(failures: Mapping[int, str], count: int) -> None:
-    """Raise InvalidImageError if images could not be read, and name the first of them."""
-    if not failures:
-        return
-    named = [failures[row] for row in sorted(failures)[:NAMED_FAILURES]]
-    lines = "\n  ".join(named + ["..."] * (len(failures) > NAMED_FAILURES))
-    raise InvalidImageError(
-        f"{len(failures):,} of {count:,} images are unreadable:\n  {lines}\nAll others are "
-        "cached. Download these again, or take their lines out of the label table"
-    )

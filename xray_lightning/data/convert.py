@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 import cv2
@@ -33,9 +34,11 @@ from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
 from xray_lightning.folders import lock_folder
 from xray_lightning.results import Result
+from xray_lightning.shards import WHOLE, Shard, lock_shards
 from xray_lightning.writing import from_spreadsheet, open_replacing, write_table
 
 NAMES = "names.csv"
+DONE = ".convert.done"
 HEADER = ("file", *COLUMNS, "png_bits")
 FAILED = ("file", "reason")
 
@@ -79,18 +82,21 @@ def convert_folder(
     out: Path,
     options: PngOptions = PngOptions(),
     *,
+    shard: Shard = WHOLE,
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, count: None,
 ) -> Conversion:
     """Convert every DICOM file below ``root``; what ``out`` has already stays, if nothing changed.
 
     Writes the PNG files, ``headers.csv``, ``failed.csv`` if a file could not be read, and
-    ``.convert.done``, by which a run that was stopped goes on.
+    ``.convert.done``, by which a run that was stopped goes on. A shard writes these three into its
+    own folder in ``out``; what shards did is done for a run without one.
 
     Args:
         root: the folder of DICOM files.
         out: the folder to write to.
         options: of the PNG files.
+        shard: the files that are this task's; all of them by default.
         workers: threads; by default one per core.
         progress: called with the number of files done and in all.
 
@@ -98,14 +104,19 @@ def convert_folder(
         DataNotFoundError: no such folder, a closed folder in it, or no DICOM file.
         DataError: two files would become one, or names.csv does not fit the folder.
         ConfigError: an option is out of range, or ``out`` has images of other bits, cannot be
-            written to, or is being written to.
+            written to, or is being written to; shards and numbers as names.
     """
     root = require_directory(root, "The DICOM files were to be found there").resolve()
     files, others = find_dicom(root)
     outcomes: list[Outcome] = []
-    with lock_folder(out):
+    if shard.count > 1 and options.rename:
+        raise ConfigError("rename=true numbers all images: leave out shard=")
+    with lock_folder(folder := shard.folder(out)), lock_shards(folder) as shards:
         names = name_images(files, root, out, options)
-        journal = Journal(out / ".convert.done")
+        own = [shard.owns(name) for name in names]
+        files, names = [*compress(files, own)], [*compress(names, own)]
+        journal = Journal(folder / DONE)
+        journal.join(part / DONE for part in shards)
         stamps = [journal.stamps.get(name, "") for name in names]
         convert = partial(convert_file, out=out, options=options)
         pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="convert")
@@ -113,7 +124,7 @@ def convert_folder(
             for name, outcome in zip(names, pool.map(convert, files, names, stamps), strict=True):
                 outcomes.append(outcome)
                 if outcome.stamp and not outcome.was_there:
-                    journal.add(name, outcome.stamp)
+                    journal.add({name: outcome.stamp})
                 progress(len(outcomes), len(names))
         finally:  # Ctrl-C comes here too
             pool.shutdown(cancel_futures=True)
@@ -122,11 +133,10 @@ def convert_folder(
                 for path, outcome in zip(files, outcomes, strict=False)  # up to where it stopped
                 if outcome.row is None
             }
-            _write_tables(outcomes, failures, out, complete=len(outcomes) == len(names))
-    new = [outcome for outcome in outcomes if outcome.row and not outcome.was_there]
-    before = len(outcomes) - len(failures) - len(new)
-    notes = tally(outcome.notes for outcome in new)
-    return Conversion(len(new), before, others, notes, failures)
+            _write_tables(outcomes, failures, folder, complete=len(outcomes) == len(names))
+    there = sum(outcome.was_there for outcome in outcomes)
+    notes = tally(outcome.notes for outcome in outcomes if outcome.row and not outcome.was_there)
+    return Conversion(len(outcomes) - len(failures) - there, there, others, notes, failures)
 
 
 def find_dicom(root: Path) -> tuple[list[Path], int]:

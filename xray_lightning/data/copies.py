@@ -14,6 +14,7 @@ import numpy.typing as npt
 import scipy  # its parts load at their first use
 from threadpoolctl import threadpool_limits
 
+from xray_lightning.data.cache import Rows
 from xray_lightning.data.geometry import fit_square
 
 DISTANCE = 8  # bits of 64
@@ -24,7 +25,8 @@ _HASH_SIDE, _COEFFICIENTS = 32, slice(1, 9)
 _TILE = 512  # hashes; a tile of products stays in the processor's cache, 1 MB
 _CHUNK = 1024  # pairs or images that are floats at one time
 
-Squares = npt.NDArray[np.uint8]  # (N, S, S)
+Grey = npt.NDArray[np.uint8]
+Squares = Grey | Rows  # (N, S, S)
 Mask = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.bool_]  # (N, 64)
 Pairs = npt.NDArray[np.int64]  # (M, 2), the first below the second, in order
@@ -99,7 +101,7 @@ def correlate(squares: Squares, pairs: Pairs) -> npt.NDArray[np.float64]:
     return correlation
 
 
-def _standardise(images: Squares) -> npt.NDArray[np.float32]:
+def _standardise(images: Grey) -> npt.NDArray[np.float32]:
     """Pixels of mean 0 and length 1, (n, S S); all 0 for an image without structure."""
     flat = images.reshape(len(images), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
@@ -107,7 +109,7 @@ def _standardise(images: Squares) -> npt.NDArray[np.float32]:
     return np.asarray(flat / np.maximum(length, np.float32(1e-6)))
 
 
-def _shrink(squares: Squares, side: int) -> Squares:
+def _shrink(squares: Grey, side: int) -> Grey:
     return np.stack([fit_square(square, side) for square in squares])  # (n, side, side)
 
 

@@ -94,6 +94,7 @@ class XrayDataModule(pl.LightningDataModule):
         clahe: equalise the histogram of every image, in every subset.
         workers: loader processes; None: 0 on a CPU, up to 8 beside a GPU.
         cache_dir: folder of the decoded images.
+        cache_local: folder of a copy of them, on this machine's own disk, to read instead.
         seed: order of the training images and their augmentation.
         permute_labels: permute the targets among the training images, by the seed: a control for
             heat maps, which must then look otherwise (Adebayo et al. 2018, section 4.2).
@@ -116,6 +117,7 @@ class XrayDataModule(pl.LightningDataModule):
         clahe: bool = False,
         workers: int | None = None,
         cache_dir: str | Path = "outputs/cache",
+        cache_local: str | Path | None = None,
         seed: int = 0,
         permute_labels: bool = False,
     ) -> None:
@@ -127,7 +129,8 @@ class XrayDataModule(pl.LightningDataModule):
         self.image_size, self.batch_size, self.seed = image_size, batch_size, seed
         self.augment, self.clahe = augment, clahe
         self.sampler, self.workers = sampler, workers
-        self.cache_dir, self.permute_labels = cache_dir, permute_labels
+        self.cache_dir, self.cache_local = cache_dir, cache_local
+        self.permute_labels = permute_labels
         self.labels = source.labels
         self.records = readable_records(source)
         self.split = split_source(source, split, self.records)
@@ -136,7 +139,8 @@ class XrayDataModule(pl.LightningDataModule):
     @cached_property
     def cache(self) -> ImageCache:
         """The images of all records; opening it decodes those that are not there yet."""
-        return open_cache(self.source, self.records, size=self.image_size, root=self.cache_dir)
+        keep = partial(open_cache, root=self.cache_dir, local=self.cache_local)
+        return keep(self.source, self.records, size=self.image_size)
 
     @cached_property
     def targets(self) -> npt.NDArray[np.float32]:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +40,16 @@ class Journal:
             with suppress(ValueError, TypeError):  # cut off by a kill: done again
                 self.stamps |= dict([json.loads(line)])
 
-    def add(self, name: str, stamp: str) -> None:
-        """Note that a file is done; the line break comes first, after what a kill cut off."""
-        self.stamps[name] = stamp
+    def add(self, stamps: Mapping[str, str]) -> None:
+        """Note that files are done; the line break comes first, after what a kill cut off."""
+        self.stamps |= stamps
         with self._path.open("a", encoding="ascii") as file:
-            file.write("\n" + json.dumps([name, stamp]))
+            file.writelines("\n" + json.dumps(pair) for pair in stamps.items())
+
+    def join(self, paths: Iterable[Path]) -> None:
+        """Take over what other journals know and this one does not."""
+        known = [pair for path in paths for pair in Journal(path).stamps.items()]
+        self.add({name: stamp for name, stamp in known if name not in self.stamps})
 
 
 def read_file(path: Path) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+from filelock import FileLock
 
 from xray_lightning.checkpoint import weights_sha256
 from xray_lightning.data.decoding import single_threaded_opencv
@@ -24,9 +25,10 @@ from xray_lightning.deploy.interpretation import Interpretation, Scores
 from xray_lightning.errors import ConfigError, OutputError, TableError, require_choice
 from xray_lightning.evaluation.predictions import CALL, PROBABILITY, SCORE
 from xray_lightning.evaluation.priors import Pairs
-from xray_lightning.folders import lock_folder
+from xray_lightning.folders import lock_folder, prepare_folder
 from xray_lightning.hub import name_place
 from xray_lightning.results import Json, Result
+from xray_lightning.shards import WHOLE, Shard, lock_shards
 from xray_lightning.writing import (
     for_spreadsheet,
     from_spreadsheet,
@@ -78,6 +80,7 @@ def predict_files(
     batch_size: int = 32,  # images per batch
     workers: int | None = None,  # decoding threads; None: one for each available core
     form: str = "csv",  # "json" or "parquet" (needs pyarrow) writes the table in that form too
+    shard: Shard = WHOLE,  # the files that are this task's
     progress: Callable[[int, int], object] | None = None,  # called with images done and to do
 ) -> PredictedFiles:
     """Score every image that files, folders and patterns lead to, into a folder.
@@ -88,43 +91,55 @@ def predict_files(
     label ``score_``, ``probability_`` (empty without a calibration)
     and ``call_`` (1 or 0, empty without an operating point); model.json what decided them;
     failed.csv ``file`` and ``reason``; skipped.csv what is not an image in the folders. DICOM files
-    of one StudyInstanceUID share their ``study``, a digest with a key of the folder.
+    of one StudyInstanceUID share their ``study``, a digest with a key of the folder. A shard writes
+    all of this into a folder of its own in ``out``; a run without one takes over what shards did.
 
     Raises:
         DataNotFoundError: a path leads nowhere, or there is no image.
-        ConfigError: the folder holds scores of another checkpoint, or is in use; an unknown
-            form, or one that needs what is not installed.
+        ConfigError: the folder holds scores of another checkpoint, or is in use, or a shard in it;
+            shards of two divisions; an unknown form, or one that needs what is not installed.
         TableError: the folder's table is damaged.
         OutputError: the folder, or a table in it, was removed meanwhile.
         CheckpointError: a score is NaN.
     """
     require_form(form)
     images = paths if isinstance(paths, ImageFiles) else find_images(paths)
-    folder, asked, identity = Path(out), classifier.interpretation, identify(classifier)
+    listed = [path for path in images.images if shard.owns(str(path))]
+    stamps = {str(path): file_stamp(path) for path in listed}
+    asked, identity = classifier.interpretation, identify(classifier)
+    folder = _prepare(Path(out), shard)
     with lock_folder(folder), single_threaded_opencv():
         _require_same(folder, identity)
+        join_shards(folder, asked, identity, stamps)
         if skipped := [[str(path)] for path in images.skipped]:
             write_table(folder / "skipped.csv", [["file"], *skipped])
-        with ScoreTable(folder, asked, {str(p): file_stamp(p) for p in images.images}) as table:
+        with ScoreTable(folder, asked, stamps) as table:
             write_json({**identity, **asked.to_json()}, folder / "model.json")
-            files = [path for path in images.images if str(path) not in table.rows]
-            stream, notes = classifier.stream(files, batch_size=batch_size, workers=workers), []
-            report = progress or (lambda done, count: None)
-            report(0, len(files))
-            for number, scores in enumerate(stream, 1):
-                table.add(scores)
-                notes.append(scores.notes)
-                report(number, len(files))
+            files = [path for path in listed if str(path) not in table.rows]
+            stream = classifier.stream(files, batch_size=batch_size, workers=workers)
+            notes = table.fill(stream, len(files), progress or (lambda done, count: None))
         table.interpret(asked.at_prior(table.scores, [study for study, *_ in table.rows.values()]))
         write_json({**identity, **table.interpretation.to_json()}, folder / "model.json")
         table.write_as(form)
     failures = {str(p): table.failures[str(p)] for p in files if str(p) in table.failures}
-    scored, kept = len(files) - len(failures), len(images.images) - len(files)
+    scored, kept = len(files) - len(failures), len(listed) - len(files)
     others = [str(path) for path in images.skipped], [str(path) for path in images.links]
-    more = table.summarise(map(str, images.images)) | ({} if classifier.gate else {"remarks": None})
+    more = table.summarise(map(str, listed)) | ({} if classifier.gate else {"remarks": None})
     return PredictedFiles(
         str(folder), scored, kept, table.changed, failures, *others, notes=tally(notes), **more
     )
+
+
+def join_shards(
+    folder: Path, asked: Interpretation, identity: Json, stamps: Mapping[str, str]
+) -> None:
+    """Take over the rows of shards in a folder, in the order of ``stamps``, file to stamp."""
+    with lock_shards(folder) as shards:
+        for place in shards:
+            _require_same(place, identity)
+        if shards:
+            tables = [ScoreTable(place, asked, stamps) for place in shards]
+            ScoreTable(folder, asked, stamps).join(tables)
 
 
 class ScoreTable:
@@ -169,6 +184,18 @@ class ScoreTable:
         if self.failures:  # again, without those that were read this time
             write_table(self._failed, [FAILED, *self.failures.items()])
 
+    def fill(
+        self, stream: Iterable[FileScores], count: int, report: Callable[[int, int], object]
+    ) -> list[tuple[str, ...]]:
+        """Write rows as they come; the reader's notes on each file."""
+        report(0, count)
+        notes = []
+        for number, scores in enumerate(stream, 1):
+            self.add(scores)
+            notes.append(scores.notes)
+            report(number, count)
+        return notes
+
     def add(self, scores: FileScores) -> None:
         """Write one row, to the one table or the other; OutputError if it is gone."""
         require_folder(self.path)
@@ -186,8 +213,17 @@ class ScoreTable:
         reasons = scores.gate.reasons if scores.gate else ()
         self.rows[name] = study, scores.scores, "; ".join(reasons)
         if name in self._stamps:  # before the row: what has a row has a stamp
-            self._journal.add(name, self._stamps[name])
+            self._journal.add({name: self._stamps[name]})
         _append(self._file, self._write_row(name))
+
+    def join(self, shards: Iterable["ScoreTable"]) -> None:
+        """Take over the rows of other tables, in the order of the stamps; those here stay."""
+        rows = {name: row for table in shards for name, row in table.rows.items()} | self.rows
+        new = rows.keys() & self._stamps.keys() - self.rows.keys()
+        if new:
+            self._journal.add({name: self._stamps[name] for name in self._stamps if name in new})
+            self.rows = {n: rows[n] for n in self._stamps if n in rows} | self.rows
+            self._write()
 
     def interpret(self, interpretation: Interpretation) -> None:
         """Probabilities and calls of every row anew, if they are to be others."""
@@ -258,6 +294,17 @@ def read_key(path: Path) -> bytes:
         write_file(path, secrets.token_hex(16))
         path.chmod(0o600)
     return path.read_bytes()
+
+
+def _prepare(out: Path, shard: Shard) -> Path:
+    """The folder of a shard, with the key of all, so that a study has one digest in them."""
+    folder = prepare_folder(shard.folder(out))
+    if shard.count > 1:
+        with FileLock(out / ".study.key.lock"):
+            key = read_key(out / ".study.key")
+        write_file(folder / ".study.key", key)
+        (folder / ".study.key").chmod(0o600)
+    return folder
 
 
 def _open_table(path: Path, header: Sequence[str]) -> TextIO:

@@ -109,7 +109,7 @@ def write_dicom_results(
             films.append(len(own.films))
             failures |= failed
             if not failed:
-                journal.add(study, f"{stamp} {stow}")
+                journal.add({study: f"{stamp} {stow}"})
         (out / "failed.csv").unlink(missing_ok=True)
         if failures:
             write_table(out / "failed.csv", [FAILED, *failures.items()])

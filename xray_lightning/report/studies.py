@@ -80,7 +80,7 @@ def write_study_pages(
                     _draw(classifier, films, images[study], overlays / study, method)
                     values = {"study": study, "images": images[study], "method": method}
                     _write(pages / f"{study}.html", model, **values)
-                    journal.add(study, stamps[study])
+                    journal.add({study: stamps[study]})
                 report(number, len(todo))
         names = {study: [Path(name).name for name in files] for study, files in studies.items()}
         index = {"study": "", "names": names, "images": images, "failures": failures}
