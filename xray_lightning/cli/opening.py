@@ -10,7 +10,7 @@ from xray_lightning.cli import config as conf
 from xray_lightning.cli import settings
 from xray_lightning.cli.build import data_from, prepare_process, trainer_from
 from xray_lightning.cli.request import Own, read_labels, take_own
-from xray_lightning.cli.settings import CACHES, OPENING, Settings
+from xray_lightning.cli.settings import OPENING, Settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import Source, choose_labels, usage_notes
@@ -33,7 +33,7 @@ ADDED = {  # settings that older checkpoints do not name
 }
 NEEDED = (  # of the settings, to read the data as it was read
     *("data", "split", "trainer", "image_size", "clahe", "batch_size", "augment", "seed"),
-    *("workers", "threads", *CACHES),
+    *("workers", "threads", "cache_dir"),
 )
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
