@@ -108,10 +108,11 @@ def draw(rows: dict[int, dict[str, tuple[float, float]]], path: Path) -> None:
     seconds, memory = page.subplots(1, 2)
     for step in STEPS:
         both, line = np.array([row[step] for row in rows.values()]).T, counts * np.log(counts)
-        for axes, column, name in zip((seconds, memory), both, ("seconds", "GB"), strict=True):
-            axes.loglog(counts, column, "o-", label=step)
-            axes.set(xlabel="images", ylabel=name)
+        seconds.loglog(counts, both[0], "o-")
+        memory.semilogx(counts, both[1], "o-", label=step)
         seconds.loglog(counts, line / line[0] * both[0, 0], "k:", zorder=0, linewidth=0.8)
+    seconds.set(xlabel="images", ylabel="seconds of the processor")
+    memory.set(xlabel="images", ylabel="GB at most", ylim=(0, None))
     seconds.set_title("dotted: n log n from the first size on", fontsize=9)
     memory.legend(fontsize=8)
     page.savefig(path, dpi=120)

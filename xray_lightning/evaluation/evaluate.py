@@ -28,6 +28,7 @@ from xray_lightning.metrics.calibration import (
     measure_reliability,
     require_method,
 )
+from xray_lightning.metrics.decisions import require_shares
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
 from xray_lightning.metrics.intervals import Array, Estimate, divided
 from xray_lightning.metrics.operating_points import (
@@ -177,8 +178,7 @@ def evaluate(
         ConfigError: no draws or no images, a prior that there is no calibration for, or thresholds
             or prevalences that are not inside (0, 1).
     """
-    lines = decisions.require_shares("thresholds", thresholds)
-    at = lines, decisions.require_shares("prevalence", prevalences)
+    at = require_shares("thresholds", thresholds), require_shares("prevalence", prevalences)
     origin, few = origin or Origin(), min(draws, GAP_DRAWS)
     priors, prior_tests = correct_priors(prior, predictions, operating_points)
     chosen = operating_points.thresholds if operating_points else {}
