@@ -12,16 +12,12 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.callbacks import ModelCheckpoint as Best
 from torch import nn
 
+import xray_lightning as xl
 from xray_lightning.cli.build import data_from, loss_from, run_callbacks, task_from
 from xray_lightning.cli.config import compose_settings, explain_error, make
 from xray_lightning.cli.settings import Settings, require_settings, to_container
-from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.errors import ConfigError, DataError
 from xray_lightning.report.gallery import Panel
-from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone
-from xray_lightning.training.losses import ClassBalanced, WeightedBCE, effective_number_weights
-from xray_lightning.training.optim import Constant, Cosine, Plateau, Step
-from xray_lightning.training.task import XrayTask
+from xray_lightning.training.losses import effective_number_weights
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
@@ -52,7 +48,7 @@ def test_the_table_of_contents_is_complete() -> None:
         assert group == "experiment" or name in line, f"{option} is not in train.yaml"
 
 
-def small_task(*overrides: str) -> XrayTask:
+def small_task(*overrides: str) -> xl.XrayTask:
     small = ["data.patients=60", "model=resnet50", "model.backbone=resnet10t", "image_size=32"]
     config = compose_settings([*small, *overrides])
     return task_from(config, data_from(config))
@@ -61,10 +57,10 @@ def small_task(*overrides: str) -> XrayTask:
 @pytest.mark.parametrize(
     ("overrides", "loss", "schedule"),
     [
-        ([], "BCE", Cosine),
-        (["loss=weighted_bce", "schedule=plateau"], "WeightedBCE", Plateau),
-        (["optim=sgd", "schedule=step"], "BCE", Step),
-        (["optim=adam", "schedule=constant", "optim.layer_decay=0.75"], "BCE", Constant),
+        ([], "BCE", xl.Cosine),
+        (["loss=weighted_bce", "schedule=plateau"], "WeightedBCE", xl.Plateau),
+        (["optim=sgd", "schedule=step"], "BCE", xl.Step),
+        (["optim=adam", "schedule=constant", "optim.layer_decay=0.75"], "BCE", xl.Constant),
     ],
 )
 def test_task_of_a_configuration(overrides: list[str], loss: str, schedule: type) -> None:
@@ -73,7 +69,7 @@ def test_task_of_a_configuration(overrides: list[str], loss: str, schedule: type
     assert type(task.schedule) is schedule
 
 
-def loss_of(*overrides: str) -> tuple[nn.Module, XrayDataModule]:
+def loss_of(*overrides: str) -> tuple[nn.Module, xl.XrayDataModule]:
     """The loss of a configuration, and data that has a label without positives."""
     config = compose_settings(["data.patients=12", "image_size=32", *overrides])
     data = data_from(config)
@@ -104,12 +100,12 @@ def test_a_conditional_loss_gets_the_hierarchy() -> None:
 
 def test_a_partial_loss_gets_what_it_asks_for() -> None:
     weighted, data = loss_of("loss=weighted_bce")
-    assert isinstance(weighted, WeightedBCE)
+    assert isinstance(weighted, xl.WeightedBCE)
     torch.testing.assert_close(
         weighted.positive_weight, data.positive_weight(), rtol=0, atol=0, equal_nan=True
     )
     balanced, data = loss_of("loss=class_balanced", "loss.beta=0.9")
-    assert isinstance(balanced, ClassBalanced)
+    assert isinstance(balanced, xl.ClassBalanced)
     assert balanced.weights.equal(effective_number_weights(data.class_counts(), 0.9))
 
 
@@ -117,7 +113,7 @@ def test_a_partial_loss_gets_what_it_asks_for() -> None:
     "overrides", [["loss=class_balanced", "loss.beta=1"], ["loss=focal", "loss.gamma=-1"]]
 )
 def test_bad_loss(overrides: list[str]) -> None:
-    with pytest.raises((ConfigError, InstantiationException)) as caught:
+    with pytest.raises((xl.ConfigError, InstantiationException)) as caught:
         loss_of(*overrides)
     message = explain_error(caught.value)
     assert message is not None
@@ -129,7 +125,7 @@ def test_samplers_draw(name: str) -> None:
     config = compose_settings([f"sampler={name}", "data.patients=60"])
     data = data_from(config)
     if name == "hospital_balanced":
-        with pytest.raises(DataError, match="data=several"):
+        with pytest.raises(xl.DataError, match="data=several"):
             data.draw_targets()
         return
     drawn = data.draw_targets()
@@ -167,7 +163,7 @@ def test_head_and_blocks_of_a_configuration(sign: str) -> None:
 )
 def test_settings_are_refused_before_training(override: str, message: str) -> None:
     config = compose_settings([override])
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(xl.ConfigError, match=message):
         require_settings(config)
     require_settings(compose_settings(["calibration=null"]))
 
@@ -182,8 +178,8 @@ def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
     assert not {"EMA", "FreezeBackbone"} & {type(each).__name__ for each in of(plain)}
     config = compose_settings(["freeze_epochs=2", "ema_decay=0.99"])
     found = {type(callback): callback for callback in of(config)}
-    assert found[FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
-    assert found[EMA].decay == 0.99  # type: ignore[attr-defined]
+    assert found[xl.FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
+    assert found[xl.EMA].decay == 0.99  # type: ignore[attr-defined]
     loss = compose_settings(["monitor=val/loss"])
     plain = OmegaConf.create(to_container(plain))
     del plain["monitor"], plain["tolerance"]  # as in the config.yaml of a run of an earlier version
@@ -205,7 +201,7 @@ def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(build.torch.cuda, "is_available", lambda: False)
     config = compose_settings(["trainer=gpu", "logger=none"])
-    with pytest.raises(ConfigError, match="torch sees no GPU"):
+    with pytest.raises(xl.ConfigError, match="torch sees no GPU"):
         build.trainer_from(config, Path())
 
 
@@ -222,5 +218,5 @@ def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_what_cannot_be_trained(overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(xl.ConfigError, match=message):
         small_task(*overrides)

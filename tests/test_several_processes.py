@@ -20,14 +20,7 @@ from running import TRAIN, XRAY, comparable, read_table, start
 from sklearn.metrics import roc_auc_score
 from toy import quiet_trainer
 
-from xray_lightning import (
-    XrayDataModule,
-    XrayTask,
-    load_checkpoint,
-    predict_subset,
-    read_predictions,
-    summarise,
-)
+import xray_lightning as xl
 from xray_lightning.cli.build import data_from
 from xray_lightning.cli.opening import read_settings
 
@@ -130,12 +123,12 @@ def test_one_process_gives_the_same_figures(folder: Path) -> None:
 
 def validate_alone(
     run: Path, cache: Path, name: str
-) -> tuple[pl.Trainer, XrayTask, XrayDataModule]:
+) -> tuple[pl.Trainer, xl.XrayTask, xl.XrayDataModule]:
     """One process validates a checkpoint as metrics.csv says that several did."""
-    checkpoint = load_checkpoint(run / "checkpoints" / name)
+    checkpoint = xl.load_checkpoint(run / "checkpoints" / name)
     logged = read_table(run / "metrics.csv")[checkpoint.epoch]
     data = data_from(read_settings(checkpoint, [f"cache_dir={cache}"]))
-    task, trainer = XrayTask(checkpoint.build_net()), quiet_trainer(run / "alone")
+    task, trainer = xl.XrayTask(checkpoint.build_net()), quiet_trainer(run / "alone")
     alone = trainer.validate(task, data, verbose=False)[0]
     assert len(data.subset_records("val")) % 2 == 1
     for key in ("val/auroc", "val/loss", *(f"val/auroc/{label}" for label in data.labels)):
@@ -147,10 +140,10 @@ def validate_alone(
 @pytest.mark.usefixtures("trained")
 def test_one_process_validates_alike(folder: Path) -> None:
     trainer, task, data = validate_alone(folder / "two", folder / "outputs/cache", "best.ckpt")
-    ours = summarise(predict_subset(trainer, task, data, "val"), "")["auroc"]["mean"]
+    ours = xl.summarise(xl.predict_subset(trainer, task, data, "val"), "")["auroc"]["mean"]
     assert ours == pytest.approx(metrics(folder / "two")["val"]["auroc"]["mean"], abs=1e-6)
     for subset in ("val", "test"):
-        table = read_predictions(folder / f"two/predictions_{subset}.csv")
+        table = xl.read_predictions(folder / f"two/predictions_{subset}.csv")
         assert table.image_ids == tuple(record.image_id for record in data.subset_records(subset))
         np.testing.assert_array_equal(table.targets, data.subset_targets(subset))
 

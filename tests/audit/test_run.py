@@ -8,34 +8,28 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+import xray_lightning as xl
 from xray_lightning.audit import decomposition
 from xray_lightning.audit import shift as shifts
 from xray_lightning.audit.decomposition import ScoredSubset, measure_auroc, reweight
 from xray_lightning.audit.label_table import LabelTable, MeanAuroc
 from xray_lightning.audit.leakage import CheckpointOverlap, count_overlap, match_list
-from xray_lightning.audit.run import Audit, audit_split, decompose_change, say, write_gist
+from xray_lightning.audit.run import decompose_change, say, write_gist
 from xray_lightning.audit.shift import BOTH, score_baselines, score_by_mean, score_by_metadata
-from xray_lightning.data.nih import ChestXray14
-from xray_lightning.data.partition import LeakySubsetsWarning
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.rsna import Rsna
-from xray_lightning.data.splits import image_split, official_split, patient_split
-from xray_lightning.errors import TableError
-from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.intervals import effective_patients
-from xray_lightning.records import Record, prevalence, target_matrix
+from xray_lightning.records import prevalence, target_matrix
 
-PHANTOM = Phantom(patients=60)
-SPLIT = patient_split(PHANTOM.records, None)
+PHANTOM = xl.Phantom(patients=60)
+SPLIT = xl.patient_split(PHANTOM.records, None)
 
 
 @pytest.fixture(scope="module")
-def nih(shared_data) -> ChestXray14:
-    return ChestXray14(shared_data / "nih-metadata")
+def nih(shared_data) -> xl.ChestXray14:
+    return xl.ChestXray14(shared_data / "nih-metadata")
 
 
-def test_nih_official(nih: ChestXray14, tabled) -> None:
-    split = official_split(nih.records, nih.official)
+def test_nih_official(nih: xl.ChestXray14, tabled) -> None:
+    split = xl.official_split(nih.records, nih.official)
     table, drawn = tabled(nih.records, nih.labels, draws=3)
     groups = shifts.add_train_val(split.subsets)
     overlap = count_overlap([record.patient_id for record in nih.records], split.subsets)
@@ -56,34 +50,34 @@ def test_nih_official(nih: ChestXray14, tabled) -> None:
 
 
 def test_rsna_image_split(shared_data) -> None:
-    source = Rsna(
+    source = xl.Rsna(
         shared_data / "rsna-metadata",
         nih_map=shared_data / "rsna-metadata/rsna_to_nih.csv.gz",
         nih_test_list=shared_data / "nih-metadata/test_list.txt",
     )
-    with pytest.warns(LeakySubsetsWarning):
-        split = image_split(source.records, None)  # 70/10/20: 80 % learn
+    with pytest.warns(xl.LeakySubsetsWarning):
+        split = xl.image_split(source.records, None)  # 70/10/20: 80 % learn
     shares = count_overlap([r.patient_id for r in source.records], split.subsets).shares
     assert shares[1] == pytest.approx(0.698, abs=0.01)
     ids = [(record.image_id,) for record in source.records]
     assert match_list("NIH", source.official["test"], ids, split.subsets).present == 7193
 
 
-def predict(subset: str) -> Predictions:
+def predict(subset: str) -> xl.Predictions:
     records = [PHANTOM.records[row] for row in SPLIT.subsets[subset]]
     targets = target_matrix(records)
     scores = np.random.default_rng(0).random(targets.shape, dtype=np.float32)
-    return Predictions.of(records, PHANTOM.labels, scores)
+    return xl.Predictions.of(records, PHANTOM.labels, scores)
 
 
 def test_there_and_back() -> None:
     images = {PHANTOM.records[row].image_id for row in SPLIT.subsets["train"][:3]}
     twins = {record.image_id: f"twin{i // 2}" for i, record in enumerate(PHANTOM.records)}
     found = {"lists": {"a list": images}, "predictions": (predict("val"), predict("test"))}
-    audit = audit_split(PHANTOM, SPLIT, exposures=twins, draws=5, **found)
+    audit = xl.audit_split(PHANTOM, SPLIT, exposures=twins, draws=5, **found)
     values = audit.to_json()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
-    assert (Audit.from_json(values).to_json(), values["parts"]) == (values, values["subsets"])
+    assert (xl.Audit.from_json(values).to_json(), values["parts"]) == (values, values["subsets"])
     assert audit.leakage.lists[-1].subsets == {"train": 3, "val": 0, "test": 0}
     assert audit.leakage.exposures.shared > 0
     assert audit.decomposition.test_images == len(SPLIT.subsets["test"])
@@ -100,7 +94,7 @@ def test_there_and_back() -> None:
     ],
 )
 def test_the_gist_names_a_checkpoints_patients(seen: dict | None, said: str) -> None:
-    audit = audit_split(PHANTOM, SPLIT, draws=2)
+    audit = xl.audit_split(PHANTOM, SPLIT, draws=2)
     assert not any("checkpoint" in sentence for sentence in audit.gist)
     checkpoint = CheckpointOverlap("best.ckpt", seen is not None, None, False, False, seen)
     gist = write_gist(replace(audit, leakage=replace(audit.leakage, checkpoint=checkpoint)))
@@ -117,9 +111,9 @@ def test_the_publishers_lists_are_matched() -> None:
     assert rows["publisher's test list"].test_images == wanted
 
 
-def one_image(*labels: str) -> Predictions:
+def one_image(*labels: str) -> xl.Predictions:
     zeros = np.zeros((1, len(labels)), np.float32)
-    return Predictions(labels, ("x.png",), ("p",), zeros, zeros)
+    return xl.Predictions(labels, ("x.png",), ("p",), zeros, zeros)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +124,8 @@ def one_image(*labels: str) -> Predictions:
         ("val", one_image("Mass"), "other labels"),
     ],
 )
-def test_predictions_that_are_not_of_the_split(val: str, test: Predictions, named: str) -> None:
-    with pytest.raises(TableError, match=named):
+def test_predictions_that_are_not_of_the_split(val: str, test: xl.Predictions, named: str) -> None:
+    with pytest.raises(xl.TableError, match=named):
         decompose_change(PHANTOM, SPLIT, predict(val), test, draws=2, seed=0)
 
 
@@ -171,7 +165,7 @@ def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
         assert score == pytest.approx((np.nansum(others, axis=0) + prior) / (known + 1))
 
 
-def test_previous_label(records: list[Record], subsets: Subsets, tabled) -> None:
+def test_previous_label(records: list[xl.Record], subsets: Subsets, tabled) -> None:
     table, _ = tabled(records)
     prior = prevalence(table.targets[subsets["train"]])
     scores = shifts.score_by_previous(table, subsets["test"], prior)
@@ -183,7 +177,7 @@ def test_previous_label(records: list[Record], subsets: Subsets, tabled) -> None
     np.testing.assert_array_equal(scores, np.where(np.isnan(wanted), prior, wanted))
 
 
-def test_auroc_against_scikit_learn(records: list[Record], subsets: Subsets, tabled) -> None:
+def test_auroc_against_scikit_learn(records: list[xl.Record], subsets: Subsets, tabled) -> None:
     table, bootstrap = tabled(records)
     test = subsets["test"]
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, seed=0)}
@@ -236,7 +230,7 @@ def test_labels_of_a_hospital_without_metadata(records, subsets, tabled) -> None
     half = [
         replace(r, patient_id=f"{i}", targets=(r.targets[0], np.nan, r.targets[2]))
         if i % 2
-        else Record(r.image_id, f"{i}", (np.nan, r.targets[1], r.targets[2]))
+        else xl.Record(r.image_id, f"{i}", (np.nan, r.targets[1], r.targets[2]))
         for i, r in enumerate(records)
     ]
     table, bootstrap = tabled(half)
@@ -248,7 +242,7 @@ def test_labels_of_a_hospital_without_metadata(records, subsets, tabled) -> None
 
 
 def test_what_the_table_lacks_has_a_reason(subsets: Subsets, tabled) -> None:
-    bare = [Record(f"{n}.png", f"p{n % 50}", (float(n % 3 == 0),)) for n in range(240)]
+    bare = [xl.Record(f"{n}.png", f"p{n % 50}", (float(n % 3 == 0),)) for n in range(240)]
     table, bootstrap = tabled(bare, ("Mass",))
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, 0)}
     assert rows[shifts.METADATA].result is None

@@ -9,19 +9,14 @@ import pytest
 from running import xray
 from toy import NihFolder
 
-from xray_lightning import Phantom
+import xray_lightning as xl
 from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.cli.app import run_verb
-from xray_lightning.data.nih import ChestXray14
-from xray_lightning.data.source import UnknownPatientsWarning
-from xray_lightning.data.splits import lists_split, official_split, patient_split
-from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
-from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.records import target_matrix
 
 audit = partial(xray, "audit")
-PHANTOM = Phantom(patients=60)
-SPLIT = patient_split(PHANTOM.records, None)
+PHANTOM = xl.Phantom(patients=60)
+SPLIT = xl.patient_split(PHANTOM.records, None)
 DATA = ["data.patients=60", "draws=5"]
 
 
@@ -91,13 +86,13 @@ def test_nih_images_in_the_rsna_challenge(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "named"),
     [
-        (["draws=0"], ConfigError, "draws .* got '0'"),
-        (["bootstrap_seed=x"], ConfigError, "bootstrap_seed .* got 'x'"),
-        (["duplicates=1"], ConfigError, "duplicates .* got '1'"),
-        (["rsna_map=x.csv"], ConfigError, "rsna_map .* phantom"),
-        ([*DATA, "duplicates=true", "image_size=32"], ConfigError, "image_size=32"),
-        ([*DATA, "predictions=nowhere"], DataNotFoundError, "there is no table"),
-        ([*DATA, "lists=none.txt"], DataNotFoundError, r"none\.txt"),
+        (["draws=0"], xl.ConfigError, "draws .* got '0'"),
+        (["bootstrap_seed=x"], xl.ConfigError, "bootstrap_seed .* got 'x'"),
+        (["duplicates=1"], xl.ConfigError, "duplicates .* got '1'"),
+        (["rsna_map=x.csv"], xl.ConfigError, "rsna_map .* phantom"),
+        ([*DATA, "duplicates=true", "image_size=32"], xl.ConfigError, "image_size=32"),
+        ([*DATA, "predictions=nowhere"], xl.DataNotFoundError, "there is no table"),
+        ([*DATA, "lists=none.txt"], xl.DataNotFoundError, r"none\.txt"),
     ],
 )
 def test_bad_settings(settings, error, named, tmp_path, monkeypatch) -> None:
@@ -143,7 +138,7 @@ def test_a_foreign_split_that_leaks_is_counted(empty_rsna, tmp_path) -> None:
 
 
 def test_unknown_patients_are_unknown_in_every_sentence(empty_rsna, tmp_path) -> None:
-    with pytest.warns(UnknownPatientsWarning):
+    with pytest.warns(xl.UnknownPatientsWarning):
         text = audit(*foreign_lists(empty_rsna)[0], "--out", tmp_path / "o")
     facts = json.loads((tmp_path / "o/audit.json").read_text())
     page = (tmp_path / "o/audit.html").read_text()
@@ -187,17 +182,17 @@ def test_a_split_column_that_leaks_and_an_image_in_two_lists(tmp_path) -> None:
 def test_predictions_of_another_split_are_refused(tmp_path) -> None:
     for subset in ("val", "test"):
         rows = [PHANTOM.records[row] for row in SPLIT.subsets[subset]]
-        found = Predictions.of(rows, PHANTOM.labels, target_matrix(rows) / 2)
-        write_predictions(found, tmp_path / f"predictions_{subset}.csv")
+        found = xl.Predictions.of(rows, PHANTOM.labels, target_matrix(rows) / 2)
+        xl.write_predictions(found, tmp_path / f"predictions_{subset}.csv")
     same = [*DATA, f"predictions={tmp_path}", f"hydra.run.dir={tmp_path / 'o'}"]
     run_verb("audit", same)
-    with pytest.raises(TableError, match=r"than the val set of split patient \[.*run.s split"):
+    with pytest.raises(xl.TableError, match=r"than the val set of split patient \[.*run.s split"):
         run_verb("audit", [*same, "split.seed=1"])
 
 
 def test_published_lists_at_hand(shared_data) -> None:
     """NIH's own two files as anybody's lists are its official split."""
-    nih = ChestXray14(folder := shared_data / "nih-metadata")
+    nih = xl.ChestXray14(folder := shared_data / "nih-metadata")
     files = {"train": folder / "train_val_list.txt", "test": folder / "test_list.txt"}
-    split = lists_split(nih.records, nih.official, **files)
-    assert split.fingerprint == official_split(nih.records, nih.official).fingerprint
+    split = xl.lists_split(nih.records, nih.official, **files)
+    assert split.fingerprint == xl.official_split(nih.records, nih.official).fingerprint

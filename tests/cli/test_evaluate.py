@@ -4,23 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from xray_lightning.checkpoint import Checkpoint, Description
+import xray_lightning as xl
 from xray_lightning.cli.config import make
 from xray_lightning.cli.opening import Opened, home, read_settings
 from xray_lightning.cli.settings import find_checkpoint
-from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.rsna import Rsna
-from xray_lightning.data.samplers import uniform_sampler
-from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.evaluation.evaluate import evaluate
 from xray_lightning.evaluation.predict import origin_of
-from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.report.evaluation_table import evaluation_lines
 
 
-def checkpoint(config: dict[str, object]) -> Checkpoint:
-    description = Description({"labels": []}, {"image_size": 32, "clahe": False}, {}, config)
-    return Checkpoint(Path("best.ckpt"), description, {}, 0)
+def checkpoint(config: dict[str, object]) -> xl.Checkpoint:
+    description = xl.Description({"labels": []}, {"image_size": 32, "clahe": False}, {}, config)
+    return xl.Checkpoint(Path("best.ckpt"), description, {}, 0)
 
 
 CONFIG: dict[str, object] = {"image_size": 32, "clahe": False, "seed": 1, "batch_size": 4}
@@ -31,11 +25,11 @@ CONFIG |= {"data": {}, "split": {}, "trainer": {}}
 @pytest.mark.parametrize(
     ("lacks", "overrides", "error", "message"),
     [
-        *(([k], [], CheckpointError, rf"best\.ckpt: config\.{k} is missing") for k in CONFIG),
-        ([*CONFIG], [], CheckpointError, "holds no configuration"),  # of a library's user
-        ([], ["seed=3"], ConfigError, "seed=3: an evaluation can change only data, split"),
-        ([], ["image_size=64"], ConfigError, "the checkpoint was trained with"),
-        ([], ["clahe=true"], ConfigError, "the checkpoint was trained with"),
+        *(([k], [], xl.CheckpointError, rf"best\.ckpt: config\.{k} is missing") for k in CONFIG),
+        ([*CONFIG], [], xl.CheckpointError, "holds no configuration"),  # of a library's user
+        ([], ["seed=3"], xl.ConfigError, "seed=3: an evaluation can change only data, split"),
+        ([], ["image_size=64"], xl.ConfigError, "the checkpoint was trained with"),
+        ([], ["clahe=true"], xl.ConfigError, "the checkpoint was trained with"),
     ],
 )
 def test_what_is_not_there_or_cannot_change(lacks, overrides, error, message) -> None:
@@ -47,7 +41,7 @@ def test_what_is_not_there_or_cannot_change(lacks, overrides, error, message) ->
 def test_mirror_images_are_a_matter_of_evaluation() -> None:
     """A checkpoint from before there was the setting was scored without."""
     assert read_settings(checkpoint(CONFIG), []).tta == "none"
-    assert make(read_settings(checkpoint(CONFIG), []).sampler).func is uniform_sampler
+    assert make(read_settings(checkpoint(CONFIG), []).sampler).func is xl.uniform_sampler
     assert read_settings(checkpoint(CONFIG), ["tta=flip"]).tta == "flip"
     assert read_settings(checkpoint(CONFIG | {"tta": "flip"}), []).tta == "flip"
 
@@ -78,19 +72,19 @@ def test_where_the_results_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mapped", [False, True])
 def test_unknown_patients_are_said(rsna_folder, tmp_path: Path, mapped: bool) -> None:
     """RSNA without the map: neither its patients nor their overlap with training are known."""
-    source = Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map() if mapped else None)
-    data = XrayDataModule(source, image_size=32)
+    source = xl.Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map() if mapped else None)
+    data = xl.XrayDataModule(source, image_size=32)
     subsets = dict.fromkeys(("train", "val", "test"), "f00d")
-    description = Description({}, {}, {"subsets": subsets, "population": "nih"}, CONFIG)
-    config = read_settings(Checkpoint(Path("best.ckpt"), description, {}, 0), ["draws=5"])
-    loaded = Checkpoint(Path("best.ckpt"), description, {}, 0)
+    description = xl.Description({}, {}, {"subsets": subsets, "population": "nih"}, CONFIG)
+    config = read_settings(xl.Checkpoint(Path("best.ckpt"), description, {}, 0), ["draws=5"])
+    loaded = xl.Checkpoint(Path("best.ckpt"), description, {}, 0)
     found = Opened(loaded, config, data, {"test": data.split}, None, None)
     assert found.overlap_known is mapped
     records = data.subset_records("test")
     scores = np.linspace(0, 1, len(records), dtype=np.float32)[:, None]
-    predictions = Predictions.of(records, data.labels, scores)
+    predictions = xl.Predictions.of(records, data.labels, scores)
     origin = origin_of(data, "test", "none", "f00d", overlap_known=found.overlap_known)
-    evaluation = evaluate(predictions, records, origin, draws=5)
+    evaluation = xl.evaluate(predictions, records, origin, draws=5)
     assert (evaluation.patients_known, evaluation.origin.overlap_known) == (mapped, mapped)
     lines = evaluation_lines(evaluation, "rsna")
     assert any("patients are not known" in str(line) for line in lines) is not mapped

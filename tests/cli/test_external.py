@@ -6,20 +6,14 @@ from pathlib import Path
 import pytest
 from toy import save_net
 
+import xray_lightning as xl
 from xray_lightning.checkpoint import describe_model
 from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.settings import find_checkpoints, find_conf, to_container
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.evaluation.external import (
-    ExternalValidation,
-    InternalTest,
-    LabelTransfer,
-    Transfer,
-)
+from xray_lightning.evaluation.external import InternalTest, LabelTransfer, Transfer
 from xray_lightning.metrics.calibration import CalibrationLine
-from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.external import external_lines, write_external
 from xray_lightning.report.terminal import show
 from xray_lightning.writing import read_json
@@ -29,21 +23,23 @@ ZIP = b"PK\x05\x06" + bytes(18)  # an archive of nothing
 
 
 @pytest.fixture
-def result() -> ExternalValidation:
-    some, apart = Estimate(0.7, 0.6, 0.8), Estimate(-0.1, -0.2, -0.01)
-    line = CalibrationLine(Estimate(0.8, 0.5, 1.1), apart, some, 0.1, 0.2, "")
+def result() -> xl.ExternalValidation:
+    some, apart = xl.Estimate(0.7, 0.6, 0.8), xl.Estimate(-0.1, -0.2, -0.01)
+    line = CalibrationLine(xl.Estimate(0.8, 0.5, 1.1), apart, some, 0.1, 0.2, "")
     row = LabelTransfer(90, 30, 20, 0.33, some, some, apart, 0.2, some, some, some, some, line)
-    few = LabelTransfer(90, 3, 2, 0.03, *[Estimate(float("nan"))] * 3, note="too few: 2 patients")
+    few = LabelTransfer(
+        90, 3, 2, 0.03, *[xl.Estimate(float("nan"))] * 3, note="too few: 2 patients"
+    )
     mean = LabelTransfer(90, 31, 20, float("nan"), some, some, apart, note="1 label")
     cell = Transfer("run", "far", "far (x: y)", "f" * 16, 90, 60, "pixels", 9, 4, 5,
                     {ODD: row, "Hernia": few}, mean, "scores.csv", ("a note",))  # fmt: skip
     model = InternalTest(
         "run", "run.ckpt", "ab", "near", "near", {ODD: some}, some, 50, 40, ("gone",)
     )
-    return ExternalValidation([model], {"far": "far (x: y)", "near": "near"}, [cell], 100, 0)
+    return xl.ExternalValidation([model], {"far": "far (x: y)", "near": "near"}, [cell], 100, 0)
 
 
-def test_tables_fit(result: ExternalValidation, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_fit(result: xl.ExternalValidation, capsys: pytest.CaptureFixture[str]) -> None:
     tables = [line for line in external_lines(result) if not isinstance(line, str)]
     show(*tables)
     printed = capsys.readouterr().out
@@ -57,14 +53,14 @@ def test_tables_fit(result: ExternalValidation, capsys: pytest.CaptureFixture[st
         assert text in said
 
 
-def test_page_and_figure(result: ExternalValidation, tmp_path: Path) -> None:
+def test_page_and_figure(result: xl.ExternalValidation, tmp_path: Path) -> None:
     write_external(result, tmp_path)
     assert (tmp_path / "external.png").stat().st_size > 5000
     html = (tmp_path / "external.html").read_text()
     assert "data:image/webp" in html
     assert "Ma$ss &lt;/b&gt;" in html
     assert "<script" not in html
-    assert ExternalValidation.from_json(result.to_json()).to_json() == result.to_json()
+    assert xl.ExternalValidation.from_json(result.to_json()).to_json() == result.to_json()
 
 
 @pytest.mark.slow
@@ -85,11 +81,11 @@ def test_two_models_on_two_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sets = [f"data.{name}.{key}" for name in ("phantom", "far") for key in small]
     out = ["draws=20", "hydra.run.dir=out", "hydra.searchpath=[file://own]", "data.far.seed=9"]
     run_verb("external", ["*.ckpt", "data=[phantom,far]", *sets, *sizes[1:], *out])
-    result = ExternalValidation.from_json(read_json(tmp_path / "out/external.json"))
+    result = xl.ExternalValidation.from_json(read_json(tmp_path / "out/external.json"))
     pairs = [f"{c.model} on {c.title}: {c.recognised}" for c in result.cells]
     assert pairs == ["far on phantom: pixels", "near on far: pixels"]
     for cell, seed in zip(result.cells, (0, 9), strict=True):
-        assert cell.images + cell.left_out == len(Phantom(140, seed=seed).records)
+        assert cell.images + cell.left_out == len(xl.Phantom(140, seed=seed).records)
         assert cell.mean.difference.low < cell.mean.difference.value < cell.mean.difference.high
         assert f"{cell.model} on {cell.data}" in (tmp_path / "out/external.html").read_text()
 

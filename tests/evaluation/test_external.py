@@ -13,21 +13,10 @@ import pytorch_lightning as pl
 import torch
 from toy import save_net
 
-from xray_lightning.checkpoint import describe_model, load_checkpoint
-from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.source import Source
-from xray_lightning.data.splits import patient_split
-from xray_lightning.errors import ConfigError, DataNotFoundError
-from xray_lightning.evaluation.evaluate import fit_operating_points
-from xray_lightning.evaluation.external import ExternalValidation, validate_externally
-from xray_lightning.evaluation.model import Model, Scoring, score_images, select_test
-from xray_lightning.evaluation.predict import predict_subset
-from xray_lightning.evaluation.predictions import read_predictions
+import xray_lightning as xl
+from xray_lightning.checkpoint import describe_model
+from xray_lightning.evaluation.model import Model, score_images, select_test
 from xray_lightning.metrics.estimates import estimate_metrics
-from xray_lightning.models.network import XrayNet
-from xray_lightning.records import Record
-from xray_lightning.training.run import make_trainer
-from xray_lightning.training.task import XrayTask
 
 SMALL: dict[str, Any] = {"image_size": 32, "batch_size": 64, "workers": 0}
 
@@ -38,13 +27,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scoring(place: Path) -> Scoring:
-    trainer = make_trainer(lambda **other: pl.Trainer(accelerator="cpu", **other), place, fit=False)
+def scoring(place: Path) -> xl.Scoring:
+    trainer = xl.make_trainer(
+        lambda **other: pl.Trainer(accelerator="cpu", **other), place, fit=False
+    )
     (place / "out").mkdir()
-    return Scoring(place / "out", trainer, workers=0, cache_dir=place / "cache")
+    return xl.Scoring(place / "out", trainer, workers=0, cache_dir=place / "cache")
 
 
-class Hospital(Source):
+class Hospital(xl.Source):
     """Smooth random pictures of 60 patients, one to three each; two labels, and a rare one."""
 
     labels, missing = ("Mass", "Edema", "Hernia"), ()
@@ -55,11 +46,11 @@ class Hospital(Source):
         rows = [(p, k) for p in range(patients) for k in range(rng.integers(1, 4))]
         sick = rng.random((len(rows), 3)) < (0.45, 0.35 + 0.02 * seed, 0.02)
         self.records = tuple(
-            Record(f"{seed}-{p}-{k}.png", f"p{p:02}", tuple(map(float, row)))
+            xl.Record(f"{seed}-{p}-{k}.png", f"p{p:02}", tuple(map(float, row)))
             for (p, k), row in zip(rows, sick, strict=True)
         )
 
-    def read(self, record: Record) -> Any:
+    def read(self, record: xl.Record) -> Any:
         rng = np.random.default_rng(list(map(int, record.image_id[:-4].split("-"))))
         rough = rng.random((6, 6)).astype(np.float32) * 200 + 20 + 20 * record.targets[0]
         return cv2.resize(rough, (64, 64), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype("u1")
@@ -69,50 +60,50 @@ class Hospital(Source):
 
 
 @cache
-def hospital(seed: int, patients: int = 60) -> Source:
+def hospital(seed: int, patients: int = 60) -> xl.Source:
     return Hospital(seed, patients)
 
 
-halves = partial(patient_split, fractions=(0.4, 0.2, 0.4))
+halves = partial(xl.patient_split, fractions=(0.4, 0.2, 0.4))
 
 
-def open_hospital(place: Path, seed: int = 0) -> XrayDataModule:
-    return XrayDataModule(hospital(seed), split=halves, cache_dir=place / "cache", **SMALL)
+def open_hospital(place: Path, seed: int = 0) -> xl.XrayDataModule:
+    return xl.XrayDataModule(hospital(seed), split=halves, cache_dir=place / "cache", **SMALL)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(place: Path, scoring: Scoring):
+def checkpoint(place: Path, scoring: xl.Scoring):
     """Of a network that never learned, with operating points; its own data is hospital 0."""
     return make_checkpoint(place, scoring, "model", 0)
 
 
-def make_checkpoint(place: Path, scoring: Scoring, name: str, seed: int):
+def make_checkpoint(place: Path, scoring: xl.Scoring, name: str, seed: int):
     data = open_hospital(place)
     torch.manual_seed(seed)
-    net = XrayNet(data.labels, "resnet18", image_size=32, weights="none").eval()
-    val = predict_subset(scoring.trainer, XrayTask(net), data, "val")
-    points = fit_operating_points(val, draws=20)
+    net = xl.XrayNet(data.labels, "resnet18", image_size=32, weights="none").eval()
+    val = xl.predict_subset(scoring.trainer, xl.XrayTask(net), data, "val")
+    points = xl.fit_operating_points(val, draws=20)
     description = replace(describe_model(net, data), operating_points=points.to_json())
-    return load_checkpoint(save_net(net, place / f"{name}.ckpt", description.to_plain()))
+    return xl.load_checkpoint(save_net(net, place / f"{name}.ckpt", description.to_plain()))
 
 
 def validate(checkpoints, sources, scoring, **options):
-    return validate_externally(checkpoints, sources, scoring, draws=60, **options)
+    return xl.validate_externally(checkpoints, sources, scoring, draws=60, **options)
 
 
 @pytest.fixture(scope="module")
-def result(place: Path, checkpoint, scoring: Scoring) -> ExternalValidation:
+def result(place: Path, checkpoint, scoring: xl.Scoring) -> xl.ExternalValidation:
     other = make_checkpoint(place, scoring, "other", 1)
-    sources: dict[str, Source] = {"near": hospital(0), "far": hospital(7)}
+    sources: dict[str, xl.Source] = {"near": hospital(0), "far": hospital(7)}
     return validate([checkpoint, other], sources, scoring, open_data=lambda _: open_hospital(place))
 
 
-def test_rows_and_columns(result: ExternalValidation) -> None:
+def test_rows_and_columns(result: xl.ExternalValidation) -> None:
     assert [f"{c.model} on {c.data}" for c in result.cells] == ["model on far", "other on far"]
     assert result.cell("model", "near") is None  # its own: the internal test stands there
     assert {row.trained_on for row in result.models} == {"hospital"}
     assert all(0 < row.mean.low < row.mean.value < row.mean.high < 1 for row in result.models)
-    assert ExternalValidation.from_json(result.to_json()).to_json() == result.to_json()
+    assert xl.ExternalValidation.from_json(result.to_json()).to_json() == result.to_json()
 
 
 def test_another_hospital_of_the_same_names_is_not_its_own(checkpoint, scoring, place) -> None:
@@ -120,15 +111,17 @@ def test_another_hospital_of_the_same_names_is_not_its_own(checkpoint, scoring, 
     twin = Hospital(0)
     twin.records = tuple(replace(r, targets=r.targets[::-1]) for r in twin.records)
     twin.population, twin.size = "", -60  # other pixels, so another cache
-    sources: dict[str, Source] = {"twin": twin}
+    sources: dict[str, xl.Source] = {"twin": twin}
     both = validate([checkpoint], sources, scoring, open_data=lambda _: open_hospital(place))
     (cell,) = both.cells
     assert (cell.title, cell.recognised) == ("twin", "pixels")
 
 
-def test_figures_are_those_of_evaluation(result: ExternalValidation, scoring: Scoring) -> None:
+def test_figures_are_those_of_evaluation(
+    result: xl.ExternalValidation, scoring: xl.Scoring
+) -> None:
     cell = result.cells[0]
-    scored = read_predictions(Path(cell.scores))
+    scored = xl.read_predictions(Path(cell.scores))
     names = [name for name, row in cell.labels.items() if not row.note]
     kept = scored.keep(names)
     metrics = estimate_metrics(names, kept.scores, kept.targets, kept.patient_ids, draws=60)
@@ -163,7 +156,7 @@ def test_nothing_is_scored_twice(checkpoint, scoring, result, place) -> None:
         validate([checkpoint], {"far": hospital(7)}, silent)
 
 
-class Mixed(Source):
+class Mixed(xl.Source):
     """Some patients of hospital 0 among those of hospital 7, all images under other names."""
 
     name = "mixed"
@@ -204,13 +197,13 @@ def test_patients_it_learned_from_are_left_out(population, how, checkpoint, scor
     assert f"{len(gone)} images it learned from are left out" in nameless.overlap
     assert cell.tested_inside == len(tested & {r.patient_id for r in source.records})
     assert f"{len(gone)} images of {len(set(gone))} patients it learned from" in cell.overlap
-    scored = read_predictions(Path(cell.scores))
+    scored = xl.read_predictions(Path(cell.scores))
     assert not set(scored.patient_ids) & learned
     assert cell.images + cell.left_out == len(source.records)
 
 
-def test_without_its_own_data(checkpoint, scoring: Scoring) -> None:
-    refuse = Mock(side_effect=DataNotFoundError("/gone does not exist"))
+def test_without_its_own_data(checkpoint, scoring: xl.Scoring) -> None:
+    refuse = Mock(side_effect=xl.DataNotFoundError("/gone does not exist"))
     result = validate([checkpoint], {"far": hospital(7)}, scoring, open_data=refuse)
     cell, row = result.cells[0], result.models[0]
     assert cell.recognised == ""
@@ -223,7 +216,7 @@ def test_without_its_own_data(checkpoint, scoring: Scoring) -> None:
     assert {row.note for row in known} == {"internal: no internal test set"}
 
 
-def test_errors(checkpoint, scoring: Scoring, place: Path) -> None:
+def test_errors(checkpoint, scoring: xl.Scoring, place: Path) -> None:
     strange, everybody = Hospital(7), Mixed("people-0", count=60)
     strange.labels = ("x", "y", "z")
     learned = {r.patient_id for r in open_hospital(place).subset_records("train")}
@@ -234,16 +227,16 @@ def test_errors(checkpoint, scoring: Scoring, place: Path) -> None:
         (1, {"far": strange}, "tells none of the labels of model"),
         (1, {"all": everybody}, "learned from the patients of all"),
     ):
-        with pytest.raises(ConfigError, match=match):
+        with pytest.raises(xl.ConfigError, match=match):
             validate([checkpoint] * models, sources, scoring)
 
 
-def test_scores_are_the_networks(checkpoint, scoring: Scoring) -> None:
+def test_scores_are_the_networks(checkpoint, scoring: xl.Scoring) -> None:
     source, model = hospital(9, patients=12), Model(checkpoint)
     data = select_test(source, model, scoring)
     _, found = score_images(model, "nine", data, scoring, np.arange(5))
     with torch.no_grad():
-        task = XrayTask(checkpoint.build_net())
+        task = xl.XrayTask(checkpoint.build_net())
         batch = next(iter(data.evaluation_loader("test")))
         scores = task(batch["image"]).sigmoid().numpy()
     np.testing.assert_allclose(found.scores, scores, atol=1e-5)

@@ -9,25 +9,18 @@ import torch
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from toy import data_fixture, quiet_trainer, toy_net
 
-from xray_lightning import ConfigError, OperatingPoints, Predictions, fit_operating_points
+import xray_lightning as xl
 from xray_lightning.cli.config import read_value
-from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.transforms import augment_light
-from xray_lightning.errors import CheckpointError
-from xray_lightning.evaluation.evaluate import evaluate
-from xray_lightning.evaluation.predict import assemble_scores, predict_subset, summarise
+from xray_lightning.evaluation.predict import assemble_scores
 from xray_lightning.evaluation.priors import correct_priors, require_prior
-from xray_lightning.records import Record
 from xray_lightning.report.page import say
-from xray_lightning.training.task import XrayTask
 
-data = data_fixture(20, batch_size=4, augment=augment_light())
+data = data_fixture(20, batch_size=4, augment=xl.augment_light())
 
 
 @pytest.fixture(scope="module")
-def task(data: XrayDataModule) -> XrayTask:
-    return XrayTask(toy_net(data.labels, "test_vit", dropout=0.5))
+def task(data: xl.XrayDataModule) -> xl.XrayTask:
+    return xl.XrayTask(toy_net(data.labels, "test_vit", dropout=0.5))
 
 
 @pytest.fixture
@@ -37,23 +30,23 @@ def trainer(tmp_path):
 
 def test_a_network_of_more_labels_is_scored_on_those_of_the_data(data, trainer) -> None:
     labels = ("Fracture", *reversed(data.labels), "Device")
-    task = XrayTask(toy_net(labels, "test_vit"))
-    predictions = predict_subset(trainer, task, data, "test")
+    task = xl.XrayTask(toy_net(labels, "test_vit"))
+    predictions = xl.predict_subset(trainer, task, data, "test")
     assert predictions.labels == data.labels
     (batch, *_) = data.test_dataloader()
     with torch.no_grad():
         scores = torch.sigmoid(task.net.eval()(batch["image"])).numpy()  # (B, 2 + L)
     expected = scores[:, 1:-1][:, ::-1]
     np.testing.assert_allclose(predictions.scores[: len(scores)], expected, rtol=1e-6)
-    stranger = XrayTask(toy_net(("Fracture",), "test_vit"))
+    stranger = xl.XrayTask(toy_net(("Fracture",), "test_vit"))
     with pytest.raises(ValueError, match="not in"):
-        predict_subset(trainer, stranger, data, "test")
+        xl.predict_subset(trainer, stranger, data, "test")
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("subset", ["val", "test"])
 def test_every_image_once_in_table_order(subset: str, data, task, trainer) -> None:
-    predictions = predict_subset(trainer, task, data, subset)
+    predictions = xl.predict_subset(trainer, task, data, subset)
     records = [data.records[row] for row in data.split.subsets[subset]]
     assert predictions.labels == data.labels
     assert predictions.image_ids == tuple(record.image_id for record in records)
@@ -62,14 +55,14 @@ def test_every_image_once_in_table_order(subset: str, data, task, trainer) -> No
     images = torch.stack([data.dataset(subset)[row]["image"] for row in range(len(records))])
     expected = torch.sigmoid(task.net.eval()(images)).numpy()
     np.testing.assert_allclose(predictions.scores, expected, atol=1e-6)
-    again = predict_subset(trainer, task, data, subset)
+    again = xl.predict_subset(trainer, task, data, subset)
     np.testing.assert_array_equal(again.scores, predictions.scores)
 
 
 @torch.no_grad()
 def test_mean_over_image_and_mirror_image(data, task, trainer) -> None:
-    both = XrayTask(task.net, tta="flip")
-    predictions = predict_subset(trainer, both, data, "val")
+    both = xl.XrayTask(task.net, tta="flip")
+    predictions = xl.predict_subset(trainer, both, data, "val")
     images = np.stack([data.dataset("val")[row]["image"] for row in range(len(predictions.scores))])
     task.net.eval()
     plain, mirrored = (
@@ -78,14 +71,14 @@ def test_mean_over_image_and_mirror_image(data, task, trainer) -> None:
     )
     np.testing.assert_allclose(predictions.scores, (plain + mirrored) / 2, atol=1e-6)
     assert np.abs(plain - mirrored).max() > 1e-4
-    summary = summarise(predictions, "", tta=both.tta)
-    assert (summary["tta"], summarise(predictions, "")["tta"]) == ("flip", "none")
+    summary = xl.summarise(predictions, "", tta=both.tta)
+    assert (summary["tta"], xl.summarise(predictions, "")["tta"]) == ("flip", "none")
 
 
 @pytest.mark.parametrize("subset", ["train", "all"])
 def test_other_parts(subset: str, data, task, trainer) -> None:
-    with pytest.raises(ConfigError, match=f"subset must be one of val, test, got '{subset}'"):
-        predict_subset(trainer, task, data, subset)
+    with pytest.raises(xl.ConfigError, match=f"subset must be one of val, test, got '{subset}'"):
+        xl.predict_subset(trainer, task, data, subset)
 
 
 def test_shards_become_one_table() -> None:
@@ -112,9 +105,9 @@ def test_summary() -> None:
     targets[:, 2] = 0
     targets[:, 3] = np.nan
     scores = rng.random((50, 4), dtype=np.float32)
-    records = [Record(str(n), str(n // 4), tuple(row)) for n, row in enumerate(targets.tolist())]
-    predictions = Predictions.of(records, "abcd", scores)
-    summary = summarise(predictions, "0123456789abcdef")
+    records = [xl.Record(str(n), str(n // 4), tuple(row)) for n, row in enumerate(targets.tolist())]
+    predictions = xl.Predictions.of(records, "abcd", scores)
+    summary = xl.summarise(predictions, "0123456789abcdef")
     known = ~np.isnan(targets[:, 0])
     pairs = (targets[known, 0], scores[known, 0]), (targets[:, 1], scores[:, 1])
     values = [roc_auc_score(*pair) for pair in pairs]
@@ -123,7 +116,7 @@ def test_summary() -> None:
     assert aurocs["c"] is aurocs["d"] is None
     assert summary["auroc"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
     assert summary["auroc"]["defined"] == 2
-    metrics = evaluate(predictions, records, draws=2).metrics  # float64, of the ranking
+    metrics = xl.evaluate(predictions, records, draws=2).metrics  # float64, of the ranking
     assert summary["auroc"]["mean"] == pytest.approx(metrics.mean["auroc"].value, abs=1e-6)
     positives = [int(np.nansum(column)) for column in targets.T]
     assert summary["positives"] == dict(zip("abcd", positives, strict=True))
@@ -136,24 +129,24 @@ def test_summary() -> None:
 def test_summary_of_nothing_defined(patients: tuple[str, str], known: int | None) -> None:
     """No AUROC of one class, no number of patients where each image counts as its own."""
     zeros = np.zeros((2, 1), np.float32)
-    summary = summarise(Predictions(("a",), ("x", "y"), patients, zeros, zeros), "")
+    summary = xl.summarise(xl.Predictions(("a",), ("x", "y"), patients, zeros, zeros), "")
     assert summary["auroc"] == {"mean": None, "defined": 0, "labels": {"a": None}}
     assert summary["patients"] == known
 
 
-def test_a_network_of_nan(data: XrayDataModule, trainer) -> None:
-    task = XrayTask(toy_net(data.labels, "test_vit"))
+def test_a_network_of_nan(data: xl.XrayDataModule, trainer) -> None:
+    task = xl.XrayTask(toy_net(data.labels, "test_vit"))
     torch.nn.init.constant_(next(task.net.head.parameters()), torch.nan)
     first = data.subset_records("test")[0].image_id
-    with pytest.raises(CheckpointError, match=rf"no score \(NaN\) for .* the first is {first}"):
-        predict_subset(trainer, task, data, "test")
+    with pytest.raises(xl.CheckpointError, match=rf"no score \(NaN\) for .* the first is {first}"):
+        xl.predict_subset(trainer, task, data, "test")
 
 
 def test_some_labels_on_the_same_split(tmp_path) -> None:
-    data = XrayDataModule(Phantom(patients=20, size=32), cache_dir=tmp_path)
+    data = xl.XrayDataModule(xl.Phantom(patients=20, size=32), cache_dir=tmp_path)
     split, targets, boxes = data.split, data.targets, sum(len(r.boxes) for r in data.records)
     data.keep_labels(["Mass", "Edema"])
-    columns = [Phantom.labels.index(label) for label in ("Mass", "Edema")]
+    columns = [xl.Phantom.labels.index(label) for label in ("Mass", "Edema")]
     assert data.labels == data.source.labels == ("Mass", "Edema")
     np.testing.assert_array_equal(data.targets, targets[:, columns])
     assert data.split is split
@@ -165,20 +158,20 @@ def test_some_labels_on_the_same_split(tmp_path) -> None:
 LABELS = ("Mass", "Nodule", "Hernia")
 
 
-def predictions(shares: tuple[float, ...], seed: int, images: int = 4000) -> Predictions:
+def predictions(shares: tuple[float, ...], seed: int, images: int = 4000) -> xl.Predictions:
     """Scores that are calibrated at a prevalence of 0.3, whatever the shares are."""
     rng = np.random.default_rng(seed)
     targets = (rng.random((images, 3)) < shares).astype(np.float32)
     odds = 2 * rng.standard_normal((images, 3)) + 4 * (targets - 0.5)  # ratio: 2 x odds / 2
     scores = 1 / (1 + np.exp(-(odds + np.log(0.3 / 0.7))))
     ids = tuple(map(str, range(images)))
-    return Predictions(LABELS, ids, ids, targets, scores.astype(np.float32))
+    return xl.Predictions(LABELS, ids, ids, targets, scores.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
-def points() -> OperatingPoints:
+def points() -> xl.OperatingPoints:
     """Mass and Nodule calibrated at 0.3; Hernia has too few positives."""
-    return fit_operating_points(predictions((0.3, 0.3, 0.001), 0), draws=2)
+    return xl.fit_operating_points(predictions((0.3, 0.3, 0.001), 0), draws=2)
 
 
 @pytest.mark.parametrize(
@@ -198,11 +191,11 @@ def test_what_can_be_asked_for(text: str, value) -> None:
     ["often", "0", "1", "1.0", "-0.1", "true", "{}", "{Mass: often}", "[0.1]", "{Mass", "nan"],
 )
 def test_what_cannot(text: str) -> None:
-    with pytest.raises(ConfigError, match="prior"):
+    with pytest.raises(xl.ConfigError, match="prior"):
         require_prior(read_value("prior", text))
 
 
-def test_pairs(points: OperatingPoints) -> None:
+def test_pairs(points: xl.OperatingPoints) -> None:
     assert say("priors", {"Mass": (0.3, 0.05)})[0].endswith("prevalence: Mass 0.300 to 0.050")
     here = predictions((0.05, 0.6, 0.001), 1)
     before = {label: points.labels[label].prevalence for label in LABELS}
@@ -216,7 +209,7 @@ def test_pairs(points: OperatingPoints) -> None:
         assert told[label][1] == pytest.approx(share, abs=0.03)
 
 
-def test_corrected_scores_mean_the_true_prevalence(points: OperatingPoints) -> None:
+def test_corrected_scores_mean_the_true_prevalence(points: xl.OperatingPoints) -> None:
     here = predictions((0.05, 0.6, 0.001), 2)
     for label, pair in correct_priors({"Mass": 0.05, "Nodule": 0.6}, here, points)[0].items():
         chosen = points.labels[label].calibration
@@ -226,7 +219,7 @@ def test_corrected_scores_mean_the_true_prevalence(points: OperatingPoints) -> N
         assert abs(chosen(here.scores[:, column]).mean() - mean) > 0.05
 
 
-def test_what_has_no_calibration(points: OperatingPoints) -> None:
+def test_what_has_no_calibration(points: xl.OperatingPoints) -> None:
     here = predictions((0.3, 0.3, 0.001), 1, 20)
     labels = {k: replace(v, calibration=None) for k, v in points.labels.items()}
     for prior, own, match in (
@@ -235,11 +228,11 @@ def test_what_has_no_calibration(points: OperatingPoints) -> None:
         (0.1, replace(points, labels=labels), "is there for all: xray score fits one with points="),
         ({"Edema": 0.1}, points, "'Edema' is not a label here"),
     ):
-        with pytest.raises(ConfigError, match=match):
+        with pytest.raises(xl.ConfigError, match=match):
             correct_priors(prior, here, own)
 
 
-def test_an_estimate_that_known_targets_refute_is_not_applied(points: OperatingPoints) -> None:
+def test_an_estimate_that_known_targets_refute_is_not_applied(points: xl.OperatingPoints) -> None:
     """Mass: the images changed, not the prevalence. Nodule: the prevalence alone did."""
     other = predictions((0.1, 0.05, 0.5), 1)
     scores = other.scores.copy()
@@ -267,7 +260,7 @@ def test_an_estimate_that_known_targets_refute_is_not_applied(points: OperatingP
     assert "applied all the same for 1 of 2" in say("refuted_priors", tests)[0]
 
 
-def test_unknown_targets_refute_nothing(points: OperatingPoints) -> None:
+def test_unknown_targets_refute_nothing(points: xl.OperatingPoints) -> None:
     blind = predictions((0.1, 0.05, 0.5), 1)
     blind = replace(blind, targets=np.full_like(blind.targets, np.nan))
     pairs, tests = correct_priors("estimate", blind, points)

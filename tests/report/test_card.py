@@ -13,13 +13,7 @@ from huggingface_hub import ModelCard
 from running import xray
 from toy import save_net, toy_net
 
-from xray_lightning import card_text, read_run, write_card
-from xray_lightning.deploy.classifier import load_classifier
-from xray_lightning.deploy.predict import predict_files
-from xray_lightning.errors import ConfigError, OutputError
-from xray_lightning.evaluation.evaluate import fit_operating_points
-from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.report.studies import StudyPages, write_study_pages
+import xray_lightning as xl
 from xray_lightning.writing import read_json
 
 BLANK = "___ (to be filled in by the authors)"
@@ -34,7 +28,7 @@ EXPLAIN: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def text(made_run) -> str:
-    return card_text(read_run(made_run))
+    return xl.card_text(xl.read_run(made_run))
 
 
 def tables(text: str) -> dict[str, dict[str, list[str]]]:
@@ -90,7 +84,7 @@ def test_every_number_is_that_of_the_files(text: str, made_run) -> None:
 
 
 def test_sheets(made_run, tmp_path) -> None:
-    _, *sheets = write_card(read_run(made_run), tmp_path)
+    _, *sheets = xl.write_card(xl.read_run(made_run), tmp_path)
     headings = re.findall(r"^## (.+)$", (tmp_path / "README.md").read_text(), re.MULTILINE)
     anchors = {heading.lower().replace(" ", "-") for heading in headings}
     for path, count, last in zip(sheets, (44, 52), (44, 27), strict=True):
@@ -106,7 +100,7 @@ def test_sheets(made_run, tmp_path) -> None:
 
 
 def test_explained(made_run, text: str) -> None:
-    found = tables(card_text(replace(read_run(made_run), explain=EXPLAIN)))
+    found = tables(xl.card_text(replace(xl.read_run(made_run), explain=EXPLAIN)))
     assert found["Localisation"] == {"cam": ["0.512", "0.400 to 0.600", "0.120"]}
     assert found["Shortcuts"] == {"Mass": ["0.710", r"caught: a\|b"]}
     assert text.count("Not done in this run: `xray explain RUN`") == 3
@@ -122,24 +116,24 @@ def test_explained(made_run, text: str) -> None:
     ],
 )
 def test_split(made_run, change: dict[str, Any], says: str) -> None:
-    run = read_run(made_run)
+    run = xl.read_run(made_run)
     split = {**run.environment["split"], **change}
     origin = replace(run.evaluation.origin, data_images=348, data='a|b: "<x>"')
     run = replace(run, evaluation=replace(run.evaluation, origin=origin))
-    text = card_text(replace(run, environment={**run.environment, "split": split}))
+    text = xl.card_text(replace(run, environment={**run.environment, "split": split}))
     assert ModelCard(text).data.eval_results[0].dataset_name == 'a|b: "<x>"'
     assert says in text
 
 
 def test_settings_are_shown_without_their_folders(made_run) -> None:
     config = "model: {_target_: me.Net, backbone: b, weights: /secret/w.pt, table: /secret/t.csv}"
-    text = card_text(replace(read_run(made_run), config=config))
+    text = xl.card_text(replace(xl.read_run(made_run), config=config))
     assert "secret" not in text
     assert "Net (backbone b, table t.csv)" in text
     assert "Weights: w.pt" in text
     for damaged in ("{", "- a", "seed", ""):
-        with pytest.raises(ConfigError, match=r"config\.yaml is damaged or no plain settings"):
-            card_text(replace(read_run(made_run), config=damaged))
+        with pytest.raises(xl.ConfigError, match=r"config\.yaml is damaged or no plain settings"):
+            xl.card_text(replace(xl.read_run(made_run), config=damaged))
 
 
 def test_command(run_folder) -> None:
@@ -156,7 +150,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     targets = np.repeat(np.array([[0, 0], [1, 1]], np.float32), 20, axis=0)
     scores = targets * 0.05 + np.linspace(0, 0.06, 40, dtype=np.float32)[:, None]
     scores += np.array([0.0, 0.85], np.float32)
-    points = fit_operating_points(Predictions(LABELS[:2], ids, ids, targets, scores), draws=50)
+    points = xl.fit_operating_points(
+        xl.Predictions(LABELS[:2], ids, ids, targets, scores), draws=50
+    )
     path = tmp_path_factory.mktemp("run") / "best.ckpt"
     return save_net(net, path, points=points.to_json())
 
@@ -174,12 +170,12 @@ def scans(write_dicom, tmp_path: Path) -> Path:
 
 
 def test_pages(checkpoint: Path, scans: Path, tmp_path: Path) -> None:
-    classifier, out = load_classifier(checkpoint, device="cpu"), tmp_path / "out"
-    predict_files(classifier, [scans], out)
+    classifier, out = xl.load_classifier(checkpoint, device="cpu"), tmp_path / "out"
+    xl.predict_files(classifier, [scans], out)
     told: list[tuple[int, int]] = []
-    done = write_study_pages(classifier, out, progress=lambda *both: told.append(both))
+    done = xl.write_study_pages(classifier, out, progress=lambda *both: told.append(both))
     assert (done.written, done.failures, told[-1]) == (2, {}, (2, 2))
-    assert StudyPages.from_json(done.to_json()) == done
+    assert xl.StudyPages.from_json(done.to_json()) == done
     index = Path(done.index).read_text()
     links = re.findall(r'href="([0-9a-f]{12}\.html)"', index)
     assert "JANE_a.dcm, JANE_b.dcm" in index
@@ -204,38 +200,38 @@ def test_pages(checkpoint: Path, scans: Path, tmp_path: Path) -> None:
 
 
 def test_only_what_changed_is_drawn_again(checkpoint: Path, scans: Path, tmp_path: Path) -> None:
-    classifier, out = load_classifier(checkpoint, device="cpu"), tmp_path / "out"
-    predict_files(classifier, [scans], out)
-    assert write_study_pages(classifier, out).written == 2
-    assert write_study_pages(classifier, out).written == 0
+    classifier, out = xl.load_classifier(checkpoint, device="cpu"), tmp_path / "out"
+    xl.predict_files(classifier, [scans], out)
+    assert xl.write_study_pages(classifier, out).written == 2
+    assert xl.write_study_pages(classifier, out).written == 0
     cv2.imwrite(str(scans / "<c>.png"), np.eye(60, dtype=np.uint8) * 255)
     os.utime(scans / "<c>.png", (1e9, 1e9))
-    predict_files(classifier, [scans], out)
-    assert write_study_pages(classifier, out).written == 1
-    other = load_classifier(checkpoint, device="cpu", prior={"Mass": 0.01})
-    predict_files(other, [scans], out)
+    xl.predict_files(classifier, [scans], out)
+    assert xl.write_study_pages(classifier, out).written == 1
+    other = xl.load_classifier(checkpoint, device="cpu", prior={"Mass": 0.01})
+    xl.predict_files(other, [scans], out)
     (scans / "<c>.png").unlink()
-    done = write_study_pages(other, out)
+    done = xl.write_study_pages(other, out)
     (reason,) = done.failures.values()
     assert done.written == 1
     assert "cannot be opened" in reason
 
 
 def test_without_operating_points(checkpoint: Path, scans: Path, tmp_path: Path) -> None:
-    classifier = load_classifier(checkpoint, device="cpu", points="none")
-    predict_files(classifier, [scans / "<c>.png"], tmp_path / "out")
-    index = Path(write_study_pages(classifier, tmp_path / "out", method="gradient").index)
+    classifier = xl.load_classifier(checkpoint, device="cpu", points="none")
+    xl.predict_files(classifier, [scans / "<c>.png"], tmp_path / "out")
+    index = Path(xl.write_study_pages(classifier, tmp_path / "out", method="gradient").index)
     (page,) = (path.read_text() for path in index.parent.iterdir() if path != index)
     assert "nothing is called" in page
     assert "32 x 32 cells" in page
 
 
 def test_what_cannot_be_drawn(checkpoint: Path, scans: Path, tmp_path: Path) -> None:
-    classifier = load_classifier(checkpoint, device="cpu")
-    with pytest.raises(ConfigError, match="got 'seen'"):
-        write_study_pages(classifier, tmp_path, method="seen")
-    with pytest.raises(ConfigError, match="no spatial gates"):
-        write_study_pages(classifier, tmp_path, method="cbam")
+    classifier = xl.load_classifier(checkpoint, device="cpu")
+    with pytest.raises(xl.ConfigError, match="got 'seen'"):
+        xl.write_study_pages(classifier, tmp_path, method="seen")
+    with pytest.raises(xl.ConfigError, match="no spatial gates"):
+        xl.write_study_pages(classifier, tmp_path, method="cbam")
     (tmp_path / "model.json").write_text("[]")
-    with pytest.raises(OutputError, match=r"model\.json is damaged"):
-        write_study_pages(classifier, tmp_path)
+    with pytest.raises(xl.OutputError, match=r"model\.json is damaged"):
+        xl.write_study_pages(classifier, tmp_path)
