@@ -19,8 +19,6 @@ from xray_lightning.results import Json, Result
 
 LISTED = 20  # pairs
 
-UNKNOWN = "the label table tells no patients"
-
 
 @dataclass(frozen=True)
 class PairCount(Result):

@@ -12,7 +12,6 @@ import scipy  # .stats, a second's import, loads at its first use
 from threadpoolctl import threadpool_limits
 
 from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows, varies
-from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.compare import holm
 from xray_lightning.metrics.intervals import Floats, Interval, divided, percentile_interval
@@ -255,7 +254,7 @@ def score_baselines(
     prior = prevalence(table.targets[train])
     scores = {METADATA: score_by_metadata(table, train, test, seed)}
     scores |= dict.fromkeys((PREVIOUS, OTHERS, TRAINED))
-    reasons = dict.fromkeys(scores, UNKNOWN)
+    reasons = dict.fromkeys(scores, "the label table tells no patients")
     reasons[METADATA] = "the label table has no metadata that varies"
     if table.patients_known:
         scores[PREVIOUS] = score_by_previous(table, test, prior)

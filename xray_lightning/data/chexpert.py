@@ -24,7 +24,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +34,6 @@ from xray_lightning.data.tables import Table, format_count, open_text, read_tabl
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import NAN, NO_FINDING, Record, Records, read_column
-
-if TYPE_CHECKING:
-    from polars import DataFrame
 
 FACTS = read_facts("chexpert")
 LABELS = FACTS.labels
@@ -188,15 +184,13 @@ def _read_part(
 ) -> tuple[Records, dict[str, dict[str, int]]]:
     """The rows of a part's table, and its counts; adds its notes."""
     table = read_table(path, "Path", once="Path")
-    films = _read_films(table, part)
-    ids = {name: films[name].to_list() for name in ("image_id", "patient_id", "study_id")}
+    ids, lateral = _read_films(table, part)
     codes, ages = code_matrix(table, LABELS), np.array(table.numbers("Age"))
     targets = coding.read(codes, ids["image_id"])
     if absent := [label for label in LABELS if label not in table.columns]:
         targets[:, list(map(LABELS.index, absent))] = NAN
         notes.append(f"{table.path.name} lacks {', '.join(absent)}: unknown")
-    lateral = films["lateral"].to_list()
-    sizes = [films[name].n_unique() for name in ids]
+    sizes = [len({*column}) for column in ids.values()]
     counts = _count_part(table, codes, ages, [*sizes, lateral.count(False), lateral.count(True)])
     notes += _describe_odd(part, counts[" odd"], counts[" views"])
     words = zip(lateral, table.text("AP/PA"), strict=True)
@@ -204,7 +198,7 @@ def _read_part(
     records = Records(
         **ids,
         targets=targets,
-        path=locate_files(place, films["image_id"].str.slice(len(part) + 1).to_list()),
+        path=locate_files(place, [image[len(part) + 1 :] for image in ids["image_id"]]),
         age=np.where(ages == 0, NAN, ages).tolist(),
         sex=table.sexes("Sex", notes),
         view=["LL" if side else word or "frontal" for side, word in words],
@@ -235,10 +229,8 @@ def _describe_odd(part: str, odd: Mapping[str, int], views: Mapping[str, int]) -
     return [f"{part}: {format_count(n, noun)} {what}" for n, noun, what in told if n]
 
 
-def _read_films(table: Table, part: str) -> "DataFrame":
+def _read_films(table: Table, part: str) -> tuple[dict[str, list[str]], list[bool]]:
     """Image, patient and study of each row, and whether it is lateral, all by its path."""
-    import polars as pl
-
     paths, folders = table.column("Path"), "|".join(FOLDERS[part])
     form = rf"(?:.*/)?(?:{folders})/patient\d+/study\d+/[^/]*(?:frontal|lateral)\.\w+"
     if not (right := paths.str.contains(f"^{form}$")).all():
@@ -248,5 +240,5 @@ def _read_films(table: Table, part: str) -> "DataFrame":
     patient, file = pieces.get(-3), pieces.get(-1)
     study = patient + "/" + pieces.get(-2)
     columns = {"image_id": f"{part}/" + study + "/" + file, "patient_id": patient}
-    lateral = file.str.contains(r"lateral\.\w+$")
-    return pl.DataFrame({**columns, "study_id": study, "lateral": lateral})
+    ids = {name: column.to_list() for name, column in (columns | {"study_id": study}).items()}
+    return ids, file.str.contains(r"lateral\.\w+$").to_list()
