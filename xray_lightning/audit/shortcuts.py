@@ -37,11 +37,7 @@ LEAST = 10  # patients with and without, below which there is no probe
 PENALTY = 0.1  # scikit-learn's C, on standardised features; not tuned
 Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
 CAUGHT, NOT_CAUGHT = "caught", "not caught"
-OF_LABEL = {
-    occlusion.FLAGGED: CAUGHT,
-    occlusion.UNDECIDED: occlusion.UNDECIDED,
-    occlusion.CLEAR: NOT_CAUGHT,
-}
+OF_LABEL = {occlusion.FLAGGED: CAUGHT, occlusion.CLEAR: NOT_CAUGHT}  # undecided stays undecided
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +289,7 @@ def decide(
         worst = max([worst, *more], key=lambda name: getattr(drops[name], kind).region.value)
     dense = [name for name, region in energy.items() if region.verdict == occlusion.FLAGGED]
     about = worst, drops[worst], auroc, verdict == occlusion.CLEAR, dense
-    return OF_LABEL[verdict], tell(__package__, "shortcut", *about)[0]
+    return OF_LABEL.get(verdict, verdict), tell(__package__, "shortcut", *about)[0]
 
 
 def write_gist(shortcuts: Shortcuts) -> str:

@@ -28,8 +28,6 @@ from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_ma
 from xray_lightning.errors import require_choice
 from xray_lightning.records import NAN, Records, read_column
 
-LABELERS = ("chexpert", "negbio")
-TESTS = ("reports", "radiologists")
 EXPERTS = "mimic-cxr-2.1.0-test-set-labeled.csv"
 FACTS = read_facts("mimic")
 LABELS = FACTS.labels
@@ -66,8 +64,8 @@ class Mimic(Source, published="mimic"):
         smooth: Sequence[float] = SMOOTH,
         allow_missing: bool = False,
     ) -> None:
-        require_choice("data.labels", labels, LABELERS)
-        require_choice("data.test", test, TESTS)
+        require_choice("data.labels", labels, ("chexpert", "negbio"))
+        require_choice("data.test", test, ("reports", "radiologists"))
         coding = Coding(LABELS, uncertain, blank, smooth)
         self.choices = {"labels": labels, "test": test, **coding.describe()}
         folder, notes = self.open_folder(root, allow_missing=allow_missing)

@@ -32,7 +32,6 @@ from xray_lightning.records import Box, Records
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
 STAGES = ("stage_2", "stage_1")  # best first
 OPACITY, NORMAL, OTHER = "Lung Opacity", "Normal", "No Lung Opacity / Not Normal"
-NEGATIVES = ("all", "normal")
 
 _IMAGE, _TARGET, _CLASS = "patientId", "Target", "class"
 _SIDES = ("x", "y", "width", "height")
@@ -69,7 +68,7 @@ class Rsna(Source, published="rsna"):
         headers: bool = True,
         allow_missing: bool = False,
     ) -> None:
-        require_choice("negatives", negatives, NEGATIVES)
+        require_choice("negatives", negatives, ("all", "normal"))
         if nih_test_list and not nih_map:
             raise ConfigError("nih_test_list names NIH's images: set nih_map too")
         folder, notes = self.open_folder(root, allow_missing=allow_missing)

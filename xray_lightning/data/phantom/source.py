@@ -26,7 +26,6 @@ from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
 RENDERER = 1  # raise whenever the pixels, boxes or patients of a given seed change
-SHORTCUTS = ("marker",)
 MARKER_SIDE = 0.08  # as a share of the image: 5 pixels of 64
 BRIGHT, DARK = 250, 20  # the marker, and the slit across it
 
@@ -79,7 +78,7 @@ class Phantom(Source):
         require_integer("seed", seed, 0)
         require_integer("size", size, 32)  # pixels; on fewer nothing can be seen
         if shortcut is not None:
-            require_choice("shortcut", shortcut, SHORTCUTS)
+            require_choice("shortcut", shortcut, ["marker"])
         require_choice("shortcut_label", shortcut_label, CHEST_XRAY14)
         if not isinstance(shortcut_strength, int | float) or not 0.5 <= shortcut_strength <= 1:
             raise ConfigError(
