@@ -258,10 +258,8 @@ class XrayDataModule(pl.LightningDataModule):
         training = subset == "train"
         ids = [record.image_id for record in self.subset_records(subset)]
         targets = torch.from_numpy(self.subset_targets(subset, shares=training))
-        augment = self.augment if training else None
-        return XrayDataset(
-            ids, targets, self.cache, self.split.subsets[subset], augment, self.clahe
-        )
+        augment, rows = self.augment if training else None, self.split.subsets[subset]
+        return XrayDataset(ids, targets, self.cache, rows, augment, self.clahe)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches; the order depends on (seed, epoch) alone.

@@ -17,11 +17,7 @@ Image = npt.NDArray[np.uint8]
 
 
 class Augmentation:
-    """A chain of random transforms whose result depends on the image and a seed only.
-
-    Args:
-        transforms: albumentations transforms, applied in order.
-    """
+    """Random transforms of albumentations, in order; the result depends on image and seed only."""
 
     def __init__(self, transforms: Sequence[A.BasicTransform | A.BaseCompose] = ()) -> None:
         self.transforms = tuple(transforms)

@@ -11,16 +11,11 @@ import cv2
 import numpy as np
 
 from xray_lightning.data.phantom import anatomy, findings
+from xray_lightning.data.phantom import patients as people
 from xray_lightning.data.phantom.anatomy import Chest, build_chest
 from xray_lightning.data.phantom.film import Canvas, Density, add_layers, blur, expose
 from xray_lightning.data.phantom.findings import draw_components, draw_mask
-from xray_lightning.data.phantom.patients import (
-    FINDINGS,
-    Stream,
-    Visit,
-    draw_history,
-    is_test_patient,
-)
+from xray_lightning.data.phantom.patients import FINDINGS, Stream, Visit
 from xray_lightning.data.source import Identity, Mask, Pixels, Source
 from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
@@ -88,10 +83,10 @@ class Phantom(Source):
         self.patients, self.seed, self.size = patients, seed, size
         self._shortcut, self._label, self._strength = shortcut, shortcut_label, shortcut_strength
         self.population = f"phantom-{seed}"
-        visits = [visit for patient in range(patients) for visit in draw_history(seed, patient)]
+        visits = [v for patient in range(patients) for v in people.draw_history(seed, patient)]
         self._visits = {visit.image_id: visit for visit in visits}
         self.records = tuple(map(self._record, visits))
-        test = frozenset(v.image_id for v in visits if is_test_patient(v.patient))
+        test = frozenset(v.image_id for v in visits if people.is_test_patient(v.patient))
         self.official = {"train_val": frozenset(self._visits) - test, "test": test}
 
     @property
