@@ -15,7 +15,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.samplers import Shard
 from xray_lightning.errors import require_choice
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
-from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName, require_scores
+from xray_lightning.evaluation.predictions import Origin, Predictions, require_scores
 from xray_lightning.hub import name_place
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
 from xray_lightning.metrics.intervals import Estimate
@@ -95,16 +95,9 @@ def origin_of(
     *, overlap_known: bool = True,
 ) -> Origin:  # fmt: skip
     """Where predictions on a subset come from; ``weights``: their SHA-256."""
-    return Origin(
-        data=data.source.title,
-        data_images=len(data.source.records),
-        split=SplitName(data.split.name, data.split.fingerprint),
-        subset=subset,
-        tta=tta,
-        weights_sha256=weights,
-        overlap_known=overlap_known,
-        checkpoint=name_place(checkpoint) if checkpoint else None,
-    )
+    place = name_place(checkpoint) if checkpoint else None
+    about = {"weights_sha256": weights, "overlap_known": overlap_known, "checkpoint": place}
+    return Origin.of(data.source, data.split, subset, tta=tta, **about)
 
 
 def evaluate_run(

@@ -10,6 +10,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from xray_lightning.data.partition import Split
+from xray_lightning.data.source import Source
 from xray_lightning.data.tables import Table, binary, read_table, require_whole
 from xray_lightning.errors import CheckpointError, TableError
 from xray_lightning.records import Record, is_known, read_column, target_matrix
@@ -43,6 +45,12 @@ class Origin(Result):
     table: str | None = None  # the file of the scores
     notes: tuple[str, ...] | None = None  # of the data set and the split
     checkpoint: str | None = None  # its file, or hf://REPO@COMMIT; None: that of the run
+
+    @classmethod
+    def of(cls, source: Source, split: Split | None, subset: str | None, **more: Any) -> Self:
+        """Of a subset of a data set, or of any of its images."""
+        name = SplitName(split.name, split.fingerprint) if split else None
+        return cls(source.title, len(source.records), name, subset, **more)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from xray_lightning.evaluation.predictions import (
     TARGET,
     Origin,
     Predictions,
-    SplitName,
     read_score_column,
 )
 from xray_lightning.records import ALIASES, Record, take_records
@@ -114,15 +113,9 @@ class ScoreTable:
 
     def origin(self, subset: str) -> Origin:
         """Where the scores of a subset come from."""
-        source, split = self.source, self.split
-        return Origin(
-            data=source.title,
-            data_images=len(source.records),
-            split=SplitName(split.name, split.fingerprint) if split else None,
-            subset=subset or None,
-            table=str(self.path),
-            notes=(*source.notes, *(split.notes if split else ())),
-        )
+        notes = *self.source.notes, *(self.split.notes if self.split else ())
+        about = {"table": str(self.path), "notes": notes}
+        return Origin.of(self.source, self.split, subset or None, **about)
 
 
 def find_scored_labels(path: Path, labels: Sequence[str]) -> tuple[str, ...]:

@@ -90,11 +90,8 @@ def count_wrong_calls(
     called, present, absent = (np.column_stack([part, of(part, axis=1)]) for part, of in parts)
     sides = present & ~called, present, absent & called, absent  # the last column: any label
     *single, every = zip(*(side.sum(axis=0).tolist() for side in sides), strict=True)
-    counts = {
-        label: WrongCalls(count[:2], count[2:])
-        for label, count in zip(labels, single, strict=True)
-        if label in thresholds
-    }
+    pairs = zip(labels, single, strict=True)
+    counts = {k: WrongCalls(count[:2], count[2:]) for k, count in pairs if k in thresholds}
     return Calls(every[:2], every[2:], counts)
 
 

@@ -21,7 +21,7 @@ from xray_lightning.metrics.compare import POWER, benjamini_hochberg
 from xray_lightning.metrics.intervals import Array, Floats, Interval, Mask, Spread, divided
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.metrics.ranks import Codes, Ranking, auroc_left_out, sum_patients
-from xray_lightning.records import NAN, Record, patient_ids, patients_known
+from xray_lightning.records import NAN, Record, patient_ids, patients_known, read_column
 from xray_lightning.results import Json, Result
 
 MINIMUM = 10  # positives and negatives of a group, below which there is a word and no number
@@ -71,20 +71,15 @@ class Subgroup(Result):
 def group_records(records: Sequence[Record]) -> dict[str, Groups]:
     """The group of each image in each dimension, (N,); "unknown" where the record does not say."""
     codes = number_patients(patient_ids(records))
-    per_patient = np.bincount(codes)[codes].astype(np.float64)
-    sex = np.array([record.sex or UNKNOWN for record in records])
-    view = np.array([record.view or UNKNOWN for record in records])
-    age = _band([record.age for record in records], _AGES)
-    return {
-        "sex": sex,
-        "age": age,
-        "view": view,
-        "follow-up": _band([record.follow_up for record in records], _FOLLOW_UPS),
-        "images of the patient": _band(per_patient, _COUNTS),
-        "sex and age": _cross(sex, age),
-        "sex and view": _cross(sex, view),
-        "age and view": _cross(age, view),
-        "hospital": np.array([record.hospital or UNKNOWN for record in records]),
+    columns = (read_column(records, name) for name in ("sex", "view", "hospital"))
+    sex, view, hospital = (np.array([word or UNKNOWN for word in column]) for column in columns)
+    single = {"sex": sex, "age": _band(read_column(records, "age"), _AGES), "view": view}
+    pairs = combinations(single.items(), 2)
+    return single | {
+        "follow-up": _band(read_column(records, "follow_up"), _FOLLOW_UPS),
+        "images of the patient": _band(np.bincount(codes)[codes], _COUNTS),
+        **{f"{one} and {two}": _cross(own, other) for (one, own), (two, other) in pairs},
+        "hospital": hospital,
     }
 
 
