@@ -244,18 +244,11 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from omegaconf import OmegaConf
 
-    from xray_lightning import Phantom
+    import xray_lightning as xl
     from xray_lightning.cli.config import compose_settings
     from xray_lightning.data.partition import describe_split
-    from xray_lightning.data.splits import patient_split
-    from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
     from xray_lightning.evaluation.predict import summarise
-    from xray_lightning.evaluation.predictions import (
-        Origin,
-        Predictions,
-        SplitName,
-        write_predictions,
-    )
+    from xray_lightning.evaluation.predictions import Origin, SplitName, write_predictions
     from xray_lightning.records import target_matrix
     from xray_lightning.writing import write_json
 
@@ -264,8 +257,8 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = compose_settings(["data.patients=150", "draws=40", "split.fractions=[0.4,0.3,0.3]"])
     OmegaConf.resolve(settings)  # as every run saves them
     OmegaConf.save(settings, folder / "config.yaml")
-    source = Phantom(patients=150)
-    split = patient_split(source.records, None, fractions=(0.4, 0.3, 0.3))
+    source = xl.Phantom(patients=150)
+    split = xl.patient_split(source.records, None, fractions=(0.4, 0.3, 0.3))
     rng = np.random.default_rng(0)
     found, metrics = {}, {}
     for subset in ("val", "test"):
@@ -275,13 +268,13 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if subset == "test":
             targets[:, source.labels.index("Hernia")] = 0
             targets[0, source.labels.index("Mass")] = np.nan
-        found[subset] = Predictions.of(records, source.labels, scores, targets)
+        found[subset] = xl.Predictions.of(records, source.labels, scores, targets)
         metrics[subset] = summarise(found[subset], split.subset_fingerprints[subset])
         write_predictions(found[subset], folder / f"predictions_{subset}.csv")
     named = SplitName(split.name, split.fingerprint)
     origin = Origin("phantom", len(source.records), named, "test", tta="none")
-    points = fit_operating_points(found["val"], draws=40)
-    evaluation = evaluate(found["test"], records, origin, operating_points=points, draws=40)
+    points = xl.fit_operating_points(found["val"], draws=40)
+    evaluation = xl.evaluate(found["test"], records, origin, operating_points=points, draws=40)
     environment = {"command": ["train.py", "data.patients=150"], "seed": 0, "device": "cpu"}
     environment |= {"data": {"name": "phantom", "title": "phantom"}, "split": describe_split(split)}
     environment |= {"versions": {"torch": "2.0"}, "git_commit": "c0ffee", "threads": 2}

@@ -68,14 +68,20 @@ def toy_data(cache: Path, of: int | Source, size: int = 32, **settings: Any) -> 
     return XrayDataModule(source, **usual | settings)
 
 
-def data_fixture(patients: int, **settings: Any) -> Any:
-    """The fixture ``data`` of a test file: images of the phantom with a cache of their own."""
+def data_fixture(of: int | Source, **settings: Any) -> Any:
+    """The fixture ``data`` of a test file: `toy_data` with a cache of its own."""
 
     @pytest.fixture(scope="module")
     def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-        return toy_data(tmp_path_factory.mktemp("cache"), patients, **settings)
+        return toy_data(tmp_path_factory.mktemp("cache"), of, **settings)
 
     return data
+
+
+def run_lengths(mask: np.ndarray) -> str:
+    """SIIM's: how far it is from each border between columns' pixels to the next."""
+    borders = np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=0))
+    return " ".join(map(str, np.diff(borders, prepend=0)))
 
 
 def toy_net(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from running import xray
+from toy import run_lengths
 
 from xray_lightning import ConfigError, Phantom
 from xray_lightning.cli.app import run_verb
@@ -154,12 +155,6 @@ def test_the_report_of_a_run_is_about_its_best_checkpoint(checkpoint) -> None:
     place = checkpoint.parents[1] / f"explain_{metrics['fingerprint']}"
     assert (place / "explain.json").is_file()
     shutil.rmtree(place)
-
-
-def run_lengths(mask: np.ndarray) -> str:
-    """SIIM's: each start counts from the end before, down the columns."""
-    edges = np.flatnonzero(np.diff(np.r_[False, mask.T.ravel(), False]))
-    return " ".join(map(str, np.diff(np.r_[0, edges])))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.path import Path as Border
-from toy import present, write_image
+from toy import present, run_lengths, write_image
 
 import xray_lightning as xl
 from xray_lightning.data.chestxdet import SIDE
@@ -122,12 +122,6 @@ def test_tables_that_cannot_be(tmp_path: Path) -> None:
         xl.ChestXDet(chestxdet(tmp_path, {"file_name": "1.png"}))
 
 
-def encode(mask: np.ndarray) -> str:
-    """Relative run lengths: how far it is from each border between columns' pixels to the next."""
-    borders = np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=0))
-    return " ".join(map(str, np.diff(borders, prepend=0)))
-
-
 def decode(text: str) -> np.ndarray:
     """The other way, a pixel at a time."""
     mask, place, inside = np.zeros((SIDE, SIDE), bool), 0, False
@@ -141,7 +135,7 @@ def decode(text: str) -> np.ndarray:
 ONE, TWO = np.zeros((2, SIDE, SIDE), bool)
 ONE[100:300, 50:90] = ONE[250:400, 80:83] = True
 TWO[900:, 700] = TWO[:7, 701] = True  # goes on
-ROWS = ("1.2.3.4,-1", f"1.2.3.5,{encode(ONE)}", "1.2.3.6,-1", f"1.2.3.5, {encode(TWO)}")
+ROWS = ("1.2.3.4,-1", f"1.2.3.5,{run_lengths(ONE)}", "1.2.3.6,-1", f"1.2.3.5, {run_lengths(TWO)}")
 
 
 def siim(root: Path, *rows: str, column: str = " EncodedPixels") -> Path:
@@ -155,7 +149,7 @@ def test_masks_boxes_and_counts(tmp_path: Path) -> None:
     assert [record.targets for record in source.records] == [(0.0,), (1.0,), (0.0,)]
     boxes = [("Pneumothorax", 50, 100, 40, 300), ("Pneumothorax", 700, 0, 2, SIDE)]
     assert source.records[1].boxes == tuple(xl.Box(*box) for box in boxes)
-    wanted = decode(encode(ONE)) | decode(encode(TWO))
+    wanted = decode(run_lengths(ONE)) | decode(run_lengths(TWO))
     assert (wanted == (ONE | TWO)).all(), "the two decoders of this test"
     assert (source.mask(source.records[1], "Pneumothorax") == wanted).all()
     assert not source.mask(source.records[0], "Pneumothorax").any()
@@ -170,7 +164,7 @@ def test_random_outlines(seed: int, tmp_path: Path) -> None:
     random, mask = np.random.default_rng(seed), np.zeros((SIDE, SIDE), bool)
     for row, column in random.integers(0, SIDE - 60, (9, 2)):
         mask[row : row + 60, column : column + 3] = random.random((60, 3)) < 0.7
-    source = xl.Siim(siim(tmp_path, f"a,{encode(mask)}"))
+    source = xl.Siim(siim(tmp_path, f"a,{run_lengths(mask)}"))
     assert (source.mask(source.records[0], "Pneumothorax") == mask).all()
 
 
@@ -208,7 +202,7 @@ def test_films_patients_and_studies(tmp_path, write_dicom, monkeypatch) -> None:
         ("1.2.3.4,1 2", "row 6: '1.2.3.4' is blank, or its row contradicts"),
         ("1.2.3.5,-1", "'1.2.3.5' is blank, or its row contradicts"),
         ("1.2.3.6,-1", "'1.2.3.6' is blank, or its row contradicts or repeats"),
-        (f"1.2.3.5,{encode(ONE)}", "'1.2.3.5' is blank, or its row contradicts or repeats"),
+        (f"1.2.3.5,{run_lengths(ONE)}", "'1.2.3.5' is blank, or its row contradicts or repeats"),
         (",-1", "'' is blank"),
         ("a,", "'EncodedPixels' is '', not -1, or pairs of start and length"),
         ("a,1 2 3", "'EncodedPixels' is '1 2 3', not -1"),

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, brier_score_loss, recall_score, roc_auc_score
-from toy import toy_net
+from toy import data_fixture, toy_net
 
 import xray_lightning as xray
 from xray_lightning import Phantom, fit_operating_points
@@ -286,14 +286,10 @@ def test_the_hospital_alone_and_each_hospital(capsys: pytest.CaptureFixture[str]
     assert xray.evaluate(*scored(["here"] * 40), draws=20).pooled is None, "one hospital"
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> xray.XrayDataModule:
-    """Two hospitals; every film of the second shows the marker's plate beside Mass."""
-    plain, marked = xray.Phantom(patients=40, size=32), xray.Phantom(patients=20, size=32, seed=1)
-    both = xray.Several({"plain": plain, "marked": marked}, labels=["Mass", "Edema"])
-    settings = {"sampler": xray.hospital_balanced_sampler, "image_size": 32, "batch_size": 8}
-    settings |= {"cache_dir": tmp_path_factory.mktemp("cache"), "workers": 0}
-    return xray.XrayDataModule(both, **settings)
+# Every film of the second hospital shows the marker's plate beside Mass.
+HOSPITALS = {"plain": Phantom(40, size=32), "marked": Phantom(20, size=32, seed=1)}
+BOTH = xray.Several(HOSPITALS, labels=["Mass", "Edema"])
+pair = data_fixture(BOTH, sampler=xray.hospital_balanced_sampler)
 
 
 def test_the_sampler_balances_hospitals(pair: xray.XrayDataModule) -> None:

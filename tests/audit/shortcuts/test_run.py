@@ -9,6 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
+from toy import data_fixture
 
 from xray_lightning import PatientBootstrap, Phantom, Record, XrayDataModule, XrayNet
 from xray_lightning.audit import shortcuts
@@ -94,13 +95,7 @@ def test_labels_without_positives_are_undecided_and_unknown_ones_left_out(reader
 
 
 SIZE = 32
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    source = Phantom(80, size=64, shortcut="marker", shortcut_label="Mass")
-    folder = tmp_path_factory.mktemp("cache")
-    return XrayDataModule(source, image_size=SIZE, batch_size=8, workers=0, cache_dir=folder)
+data = data_fixture(Phantom(80, size=64, shortcut="marker", shortcut_label="Mass"))
 
 
 def test_a_subset_and_a_sample_of_it(data: XrayDataModule) -> None:

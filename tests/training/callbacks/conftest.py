@@ -9,18 +9,14 @@ import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import AdamW
-from toy import quiet_trainer, toy_data, toy_net
+from toy import data_fixture, quiet_trainer, toy_net
 
 from xray_lightning import Cosine, Description, XrayDataModule, XrayTask
 from xray_lightning.training.callbacks.epochs import MetricsFile
 from xray_lightning.training.run import AtomicCheckpointIO
 
 Fit = Callable[..., tuple[XrayTask, Path]]
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    return toy_data(tmp_path_factory.mktemp("cache"), 14, batch_size=6)
+data = data_fixture(14, batch_size=6)
 
 
 @pytest.fixture
