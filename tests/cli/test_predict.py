@@ -42,14 +42,8 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["data=csv", f"data.table={images.parent / 'table.csv'}", f"data.root={images}"]
     options += ["model=resnet50", "model.backbone=resnet10t", "weights=none", "clahe=true"]
     options += ["image_size=32", "batch_size=4", "epochs=1", "trainer=cpu", "threads=1"]
-    options += [
-        f"cache_dir={folder / 'cache'}",
-        "logger=none",
-        "callbacks=none",
-        "report=false",
-        "panel.label=Mass",
-    ]
-    config = compose_settings([*options, f"run_dir={folder}"])
+    options += [f"cache_dir={folder / 'cache'}", "logger=none", "callbacks=none", "report=false"]
+    config = compose_settings([*options, "panel.label=Mass", f"run_dir={folder}"])
     fit(config)
     logging.captureWarnings(False)  # the job sends them to its log
     return folder

@@ -1,6 +1,7 @@
 """A checkpoint or a run folder of somebody else runs no code, whatever its settings name."""
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -74,28 +75,22 @@ def test_a_hostile_target_is_refused_wherever_it_stands(target: str) -> None:
         assert f"_target_={target!r}" in str(caught.value)
 
 
-@pytest.mark.parametrize("target", [None, 3, ["os.system"], {"_target_": "os.system"}, "${x}", ""])
-def test_a_target_is_a_plain_name(target: object) -> None:
-    with pytest.raises(ConfigError, match=r"loss._target_="):
-        require_trusted({"loss": {"_target_": target}, "x": "os.system"}, Path("x.ckpt"))
+NO_NAMES = (None, 3, ["os.system"], {"_target_": "os.system"}, "${x}", "")
+READS = ("${oc.env:HOME}", "${run_dir}${oc.env:HOME}", "a ${seed}", "${${run_dir}:HOME}")
 
 
 @pytest.mark.parametrize(
-    "text", ["${oc.env:HOME}", "${run_dir}${oc.env:HOME}", "a ${seed}", "${${run_dir}:HOME}"]
+    ("settings", "match"),
+    [
+        *(({"loss": {"_target_": each}, "x": "os.system"}, r"loss._target_=") for each in NO_NAMES),
+        *(({"data": {"root": each}}, r"data.root=.*would be evaluated") for each in READS),
+        ({"seed": torch.zeros(1)}, r"seed=.*is not a plain value"),
+        ({"seed": reduce(lambda inner, _: [inner], range(100), [])}, r"seed.*is not a plain value"),
+    ],
 )
-def test_nothing_is_evaluated(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"data.root=.*would be evaluated"):
-        require_trusted({"data": {"root": text}}, Path("x.ckpt"))
-
-
-def test_only_plain_values() -> None:
-    with pytest.raises(ConfigError, match=r"seed=.*is not a plain value"):
-        require_trusted({"seed": torch.zeros(1)}, Path("x.ckpt"))
-    nested: Any = []
-    for _ in range(100):
-        nested = [nested]
-    with pytest.raises(ConfigError, match=r"seed.*is not a plain value"):
-        require_trusted({"seed": nested}, Path("x.ckpt"))
+def test_only_plain_names_and_values(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        require_trusted(settings, Path("x.ckpt"))
 
 
 @pytest.mark.parametrize(

@@ -273,15 +273,12 @@ def test_a_union_is_unknown_where_one_part_is() -> None:
     assert math.isnan(truth.tell("Fracture", "a")[0])
 
 
-def test_rsna_is_a_third_truth(tmp_path: Path) -> None:
-    rsna = tmp_path / "rsna"
-    rsna.mkdir()
-    table = "patientId,x,y,width,height,Target\nr1,1,2,3,4,1\nr2,,,,,0\nr3,,,,,0\n"
-    (rsna / "stage_2_train_labels.csv").write_text(table)
+def test_rsna_is_a_third_truth(tmp_path: Path, empty_rsna) -> None:
+    empty_rsna.table("r1,1,2,3,4,1", "r2,,,,,0", "r3,,,,,0")
     names = {"r1": "00000013_026.png", "r2": "00000032_002.png", "r3": "00000099_000.png"}
     lines = [f"{image},{nih}" for image, nih in names.items()]
     (tmp_path / "map.csv").write_text("\n".join(["patientId,Image Index", *lines]))
-    source = NihExperts(write_one(tmp_path), rsna=rsna, nih_map=tmp_path / "map.csv")
+    source = NihExperts(write_one(tmp_path), rsna=tmp_path, nih_map=tmp_path / "map.csv")
     truth = source.truths[2]
     assert (truth.name, truth.labels) == (RSNA, ("Pneumonia",))
     assert truth.targets == {"00000013_026.png": (1,), "00000032_002.png": (0,)}
