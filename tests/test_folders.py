@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from running import start
 
 from xray_lightning import ConfigError, OutputError, folders
-from xray_lightning.folders import OWNER, LockedError, lock_folder, prepare_folder
+from xray_lightning.folders import OWNER, LockedError, lock_folder, name_run, prepare_folder
 from xray_lightning.writing import HOST
 
 
@@ -102,3 +103,28 @@ def test_a_claim_cleans_up_what_the_dead_left(tmp_path: Path) -> None:
     (tmp_path / f".a.csv.{HOST}.{2**22 + 1}.partial").write_text("half")  # above any process id
     with lock_folder(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {".lock", OWNER}
+
+
+def test_name_of_a_run() -> None:
+    folder = name_run(None, "my net", "patient", now=datetime(2026, 1, 2, 3, 4, 5))
+    assert folder == "outputs/2026-01-02_03-04-05_my_net_patient"
+
+
+def test_tasks_of_slurm_agree_on_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+    for rank, second in (("0", 5), ("1", 6)):
+        step = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "2"}
+        for name, value in (step | {"SLURM_PROCID": rank}).items():
+            monkeypatch.setenv(name, value)
+        now = datetime(2026, 1, 2, 3, 4, second)
+        names.add(name_run(None, "net", "patient", now=now))
+    assert names == {"outputs/slurm-77.2_net_patient"}
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert "2026" in name_run(None, "net", "patient", now=datetime(2026, 1, 2))
+
+
+def test_resumed_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.yaml there"):
+        name_run(str(tmp_path), "a", "b")
+    (tmp_path / "config.yaml").touch()
+    assert name_run(str(tmp_path), "a", "b") == str(tmp_path)

@@ -1,14 +1,17 @@
 """Folders to write to: refused before the work that would be lost, and by one process at a time."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from filelock import FileLock, Timeout
 
 from xray_lightning.errors import ConfigError, OutputError
+from xray_lightning.processes import slurm_step
 from xray_lightning.writing import HOST, alive, remove_leftovers, write_file
 
 LOCK, OWNER = ".lock", ".lock.owner"
@@ -17,6 +20,17 @@ GRACE = 15.0  # seconds: loader processes of a killed run notice within 5 that i
 
 class LockedError(ConfigError):
     """Another process is writing to the folder; the message says which, and where it runs."""
+
+
+def name_run(resume: str | None, *names: str, now: datetime | None = None) -> str:
+    """The resumed run's folder, or ``outputs/<date>_<time>_<model>_<split>``."""
+    # Slurm's and torchrun's tasks each work it out, at their own time: their job's id replaces it
+    if resume:
+        if not (Path(resume) / "config.yaml").is_file():  # before Hydra makes the folder
+            raise ConfigError(f"resume={resume}: no config.yaml there; name the folder of a run")
+        return resume
+    name = re.sub(r"[^\w.-]+", "_", "_".join(names))
+    return f"outputs/{slurm_step() or f'{now or datetime.now():%Y-%m-%d_%H-%M-%S}'}_{name}"
 
 
 def prepare_folder(folder: Path) -> Path:

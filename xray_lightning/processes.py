@@ -1,10 +1,19 @@
-"""Which process of a run this is and what it may say, before anything heavy is loaded."""
+"""Which process of a run this is, what it may say and how it stops, before anything heavy loads."""
 
 import logging
 import os
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")  # torchrun, Slurm, Lightning, by hand
+STOPPED = 128  # and the number of the signal: an exit code
+STOPS = (signal.SIGTERM, signal.SIGHUP)  # exit codes 143 and 129; Ctrl-C: 130
+DEADLINE = 5.0  # seconds that schedulers are sure to leave
+STOPPED_BY: list[int] = []  # the signals that came
 REMARKS = (
     ".*does not have many workers.*",  # on a CPU they would fight with the compute threads
     ".*smaller than the logging interval.*",  # figures are logged once an epoch
@@ -51,3 +60,38 @@ def quieten() -> None:
     for message in REMARKS:
         warnings.filterwarnings("ignore", message)
     warnings.formatwarning = lambda message, *_, **__: str(message)
+
+
+@contextmanager
+def stop_on_signals(kept: str) -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP stop as Ctrl-C does; what does not stop in time is ended."""
+    STOPPED_BY.clear()
+    heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, _stop) for number in heard}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup, over = signal.set_wakeup_fd(writer), threading.Event()
+    threading.Thread(target=_end_in_time, args=(reader, over, kept), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(wakeup)
+        os.close(writer)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _frame: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)  # some schedulers send it twice
+    STOPPED_BY.append(number)
+    raise KeyboardInterrupt
+
+
+def _end_in_time(reader: int, over: threading.Event, kept: str) -> None:
+    """Wait for a signal, which the system writes here even while torch computes; then exit hard."""
+    with open(reader, "rb", buffering=0) as signals:
+        while number := signals.read(1):
+            if number[0] in STOPS and not over.wait(DEADLINE):
+                os.write(2, f"\nstopped in the middle{kept}\n".encode())
+                os._exit(STOPPED + number[0])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 
 import xray_lightning as xl
 from xray_lightning.cli.config import make
-from xray_lightning.cli.opening import Opened, home, read_settings
+from xray_lightning.cli.opening import Opened, read_settings
 from xray_lightning.cli.settings import find_checkpoint
 from xray_lightning.evaluation.predict import origin_of
 from xray_lightning.report.evaluation_table import evaluation_lines
@@ -64,8 +65,10 @@ def test_a_run_folder_is_its_best_checkpoint(tmp_path: Path) -> None:
 
 
 def test_where_the_results_go(tmp_path: Path) -> None:
-    assert home(tmp_path / "run/checkpoints/best.ckpt") == tmp_path / "run"
-    assert home(tmp_path / "best.ckpt") == Path("outputs")
+    for name, folder in (("run/checkpoints/best.ckpt", tmp_path / "run"), ("best.ckpt", "outputs")):
+        loaded = replace(checkpoint({}), path=tmp_path / name)
+        assert Opened(loaded, None, None, {}, "", None).folder("x") == Path(folder, "x")
+        assert Opened(loaded, None, None, {}, "", tmp_path).folder("x") == tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")

@@ -107,8 +107,9 @@ def test_garbage_is_seldom_looked_for_and_not_at_the_end() -> None:
 
 STUCK = """
 import signal, sys, time
-from xray_lightning.cli import failures
-failures.DEADLINE = 0.3
+from xray_lightning import processes
+from xray_lightning.cli.failures import run_guarded
+processes.DEADLINE = 0.3
 def stuck():
     for second in range(30):
         try:
@@ -116,7 +117,7 @@ def stuck():
             time.sleep(30)
         except KeyboardInterrupt:
             pass  # as a library that waits for its threads
-failures.run_guarded(stuck)
+run_guarded(stuck)
 """
 
 

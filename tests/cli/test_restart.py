@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from xray_lightning.cli import fit as restart
 from xray_lightning.cli.build import own_cores, reusable
 from xray_lightning.cli.config import compose_settings, in_sweep
-from xray_lightning.cli.failures import STOPPED_BY
 from xray_lightning.cli.fit import require_same_settings, sweep_run
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import lock_folder
+from xray_lightning.processes import STOPPED_BY, number_lines
 from xray_lightning.writing import HOST
 
 
@@ -205,7 +205,7 @@ def test_lines_name_their_run_on_the_terminal_only(tmp_path) -> None:
     for handler in (terminal, file):
         root.addHandler(handler)
     try:
-        restart.number_lines(3)
+        number_lines(3)
         record = logging.LogRecord("x", logging.INFO, "x", 1, "epoch 1", None, None)
         assert terminal.format(record).endswith("INFO #3 epoch 1")
         assert file.format(record) == "epoch 1"

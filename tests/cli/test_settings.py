@@ -2,14 +2,13 @@
 
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 from running import LIGHT, run
 
 from xray_lightning.cli import settings as locate
-from xray_lightning.errors import ConfigError, DataNotFoundError
+from xray_lightning.errors import DataNotFoundError
 
 WATCHED = """
 import sys
@@ -109,28 +108,3 @@ def test_broken_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(locate, "__file__", str(tmp_path / "package/cli/locate.py"))
     with pytest.raises(DataNotFoundError, match="install the package again"):
         locate.find_conf()
-
-
-def test_name_of_a_run() -> None:
-    folder = locate.name_run(None, "my net", "patient", now=datetime(2026, 1, 2, 3, 4, 5))
-    assert folder == "outputs/2026-01-02_03-04-05_my_net_patient"
-
-
-def test_tasks_of_slurm_agree_on_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = set()
-    for rank, second in (("0", 5), ("1", 6)):
-        step = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "2"}
-        for name, value in (step | {"SLURM_PROCID": rank}).items():
-            monkeypatch.setenv(name, value)
-        now = datetime(2026, 1, 2, 3, 4, second)
-        names.add(locate.name_run(None, "net", "patient", now=now))
-    assert names == {"outputs/slurm-77.2_net_patient"}
-    monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert "2026" in locate.name_run(None, "net", "patient", now=datetime(2026, 1, 2))
-
-
-def test_resumed_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no config\.yaml there"):
-        locate.name_run(str(tmp_path), "a", "b")
-    (tmp_path / "config.yaml").touch()
-    assert locate.name_run(str(tmp_path), "a", "b") == str(tmp_path)

@@ -18,7 +18,7 @@ from torch import nn
 
 from xray_lightning.cli.config import in_sweep, make
 from xray_lightning.cli.request import Facts
-from xray_lightning.cli.settings import Settings
+from xray_lightning.cli.settings import CACHES, Settings
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source
@@ -28,7 +28,7 @@ from xray_lightning.models.backbones import require_sizes
 from xray_lightning.models.network import XrayNet
 from xray_lightning.training.environment import write_environment
 from xray_lightning.training.optim import make_optimizer
-from xray_lightning.training.run import EARLIER, make_callbacks, make_trainer
+from xray_lightning.training.run import make_callbacks, make_trainer
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_file
 
@@ -39,7 +39,7 @@ HYDRA = {
     "job": {"name": "train"},
 }
 # Settings that the data module takes under their own names.
-AS_THEY_ARE = ("image_size", "batch_size", "clahe", "cache_dir", "seed", "permute_labels")
+AS_THEY_ARE = ("image_size", "batch_size", "clahe", *CACHES, "seed", "permute_labels")
 # What a partial loss can ask for by a parameter's name, counted on the training set.
 STATISTICS = {
     "positive_weight": XrayDataModule.positive_weight,  # (L,)
@@ -54,7 +54,6 @@ def data_from(
     """The data module of a configuration: reads the tables and makes the split, no pixels."""
     made = {name: make(config[name]) for name in ("split", "sampler", "augment")}
     plain = {name: config[name] for name in AS_THEY_ARE}
-    plain["cache_local"] = config.get("cache_local")  # earlier runs have none
     return XrayDataModule(source or make(config.data), **made, **plain, workers=workers)
 
 
@@ -137,8 +136,7 @@ def run_callbacks(
     if drawn and not isinstance(net, XrayNet):
         LOG.warning("no heat maps: %s is not an XrayNet", type(net).__name__)
         extra = [callback for callback in extra if callback not in drawn]
-    own = {key: config[key] for key in ("seed", "freeze_epochs", "ema_decay")}  # of any version
-    own |= {key: config.get(key, usual) for key, usual in EARLIER.items()}
+    own = {k: config[k] for k in ("seed", "freeze_epochs", "ema_decay", "monitor", "tolerance")}
     return make_callbacks(run, data, [*progress(), *extra], **own)
 
 

@@ -24,7 +24,8 @@ from xray_lightning.cli import settings
 from xray_lightning.cli.request import Own, describe_unknown
 from xray_lightning.cli.settings import find_conf, list_keys, to_container
 from xray_lightning.errors import ConfigError, XrayError
-from xray_lightning.formats import upgrade_settings
+from xray_lightning.folders import name_run
+from xray_lightning.formats import ADDED, upgrade_settings
 from xray_lightning.writing import entries_of
 
 # What only the owner of the disk can change: no right, no room, a file where a folder should be.
@@ -39,7 +40,7 @@ KEPT = "${run_dir}"  # the one interpolation that config.yaml keeps
 BEST_OF = f"{OWN}metrics.estimates.best_of"  # SciPy loads where it is asked
 
 # Known from here on, in a launcher's own process too: ${run_folder:...} and ${best_of:...}
-OmegaConf.register_new_resolver("run_folder", settings.name_run, replace=True)
+OmegaConf.register_new_resolver("run_folder", name_run, replace=True)
 OmegaConf.register_new_resolver("best_of", lambda name: get_object(BEST_OF)(name), replace=True)
 
 
@@ -145,7 +146,9 @@ def join_sets(overrides: Sequence[str]) -> list[str]:
     return [f"data={SEVERAL}", *rest, write_sources(nodes)]
 
 
-def split_sets(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+def split_sets(
+    overrides: Sequence[str], of_all: Sequence[str] = OF_ALL
+) -> tuple[dict[str, list[str]], list[str]]:
     """Settings of each set of ``data=[nih,rsna]``, written as for that one alone; and the rest."""
     # also ``data=several data.sets=[nih,rsna]`` and ``data=nih``; without ``data=`` there are none
     pairs = {key: value for key, _, value in (text.partition("=") for text in overrides)}
@@ -163,7 +166,7 @@ def split_sets(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str
         words = key.split(".")
         if key in ("data", "data.sets"):
             continue
-        if words[0] != "data" or (several and words[1] in OF_ALL):
+        if words[0] != "data" or (several and words[1] in of_all):
             rest.append(text)
         elif not several:
             settings[names[0]].append(text)
@@ -221,7 +224,7 @@ def read_config(run: Path, *, trust: bool = True) -> Own:
     if not isinstance(saved, dict):
         raise ConfigError(f"{path} is not a mapping")
     own = {str(key): value for key, value in saved.items() if key != "hydra"}
-    plain = {**upgrade_settings(own), "run_dir": str(run)}
+    plain = {**ADDED, **upgrade_settings(own), "run_dir": str(run)}
     if not trust:
         require_trusted(plain, path)
     return plain

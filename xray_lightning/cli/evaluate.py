@@ -75,4 +75,4 @@ def name_folder(opened: Opened) -> Path:
     ending = "" if opened.config.tta == "none" else f"_{opened.config.tta}"
     if opened.labels:  # of its own: what other labels gave stays
         ending += f"_labels_{fingerprint({'labels': opened.data.labels})[:6]}"
-    return opened.folder("evaluate", f"_{opened.fingerprint}{ending}")
+    return opened.folder(f"evaluate_{opened.fingerprint}{ending}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xray_lightning.audit.shortcuts import Shortcuts, find_shortcuts, write_gist
 from xray_lightning.cli.build import trainer_from
-from xray_lightning.cli.opening import home, open_checkpoint
+from xray_lightning.cli.opening import open_checkpoint
 from xray_lightning.cli.request import Own, Request, read_names, take_own
 from xray_lightning.cli.settings import EXPLAIN
 from xray_lightning.deploy.classifier import find_device
@@ -30,7 +30,7 @@ def explain(request: Request) -> None:
     # RUN/explain for best.ckpt on its own test images, which the report of the run is of
     own = images.own_images and (images.checkpoint.path.name, settings["subset"]) == BEST
     ending = "" if own else f"_{images.data.split.subset_fingerprints[settings['subset']]}"
-    folder = images.folder("explain", ending)
+    folder = images.folder(f"explain{ending}")
     places = {n: prepare_folder(folder if n == "test" else folder / n) for n in images.splits}
     parts = []
     for name, place in places.items():
@@ -72,7 +72,7 @@ def shortcuts(request: Request) -> None:
     for path in request.files:
         images = open_checkpoint(Path(path), request.settings, request.out)
         net = images.checkpoint.build_net().to(find_device("auto"))
-        folder = prepare_folder(images.out or home(images.checkpoint.path))
+        folder = prepare_folder(images.folder())
         result = results[path] = find_shortcuts(net, images.data, draws=images.config.draws)
         write_json(result.to_json(), folder / "shortcuts.json")
         if not request.as_json:

@@ -19,13 +19,9 @@ def external(request: Request) -> None:
     """Does it work in another hospital? xray external CKPT data=[rsna] data.rsna.root=DIR."""
     own, values = take_own(request.settings, OWN)
     paths = settings.find_checkpoints(request.files)
-    of_sets, rest = split_sets(values)
+    of_sets, rest = split_sets(values, of_all=())
     if not of_sets:
         raise ConfigError("name the test sets: data=[rsna,chexpert] data.rsna.root=DIR ...")
-    for text in rest:
-        if text.startswith("data."):
-            leaf = text.partition("=")[0][5:]
-            raise ConfigError(f"{text}: of which data set? data.{next(iter(of_sets))}.{leaf}=")
     settings.require_changes(rest, READS, "an external validation reads only")
     config = compose_settings(rest, OWN)
     settings.require_settings(config)

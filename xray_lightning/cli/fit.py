@@ -10,10 +10,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 
+from xray_lightning import processes
 from xray_lightning.checkpoint import Checkpoint, describe_model, load_checkpoint
 from xray_lightning.cli import build, settings
 from xray_lightning.cli import config as configs
-from xray_lightning.cli.failures import STOPPED_BY
 from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.request import take_own
 from xray_lightning.cli.settings import CACHES, Settings, to_container
@@ -21,11 +21,10 @@ from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.folders import LockedError, lock_folder, prepare_folder
-from xray_lightning.processes import first_process, number_lines, quieten, started_outside
 from xray_lightning.report.finish import draw_data, finish_run, finished_lines
 from xray_lightning.report.gallery import Panel
 from xray_lightning.report.terminal import show
-from xray_lightning.training.run import EARLIER, require_same_split, train
+from xray_lightning.training.run import require_same_split, train
 from xray_lightning.wording import number
 from xray_lightning.writing import entries_of, read_json, write_json
 
@@ -43,7 +42,7 @@ MOVABLE = (  # where things lie and what they run on; the split's fingerprint ho
 def sweep_run(config: Settings) -> float | None:
     """Train one run of a sweep unless it is done; a failure is written down, not raised."""
     run = Path(config.run_dir)
-    number_lines(HydraConfig.get().job.num)
+    processes.number_lines(HydraConfig.get().job.num)
     if (run / "config.yaml").is_file() and not config.resume:
         require_same_settings(config, run)
     try:
@@ -52,7 +51,7 @@ def sweep_run(config: Settings) -> float | None:
         LOG.warning("left to the process that trains it: %s", error)
         return None
     except Exception as error:  # whatever it is, the other runs go on
-        if STOPPED_BY:
+        if processes.STOPPED_BY:
             raise
         message = configs.explain_error(error)
         LOG.error("failed: %s", message or error, exc_info=message is None)
@@ -64,10 +63,10 @@ def sweep_run(config: Settings) -> float | None:
 
 def start_run(config: Settings, source: Source | None = None) -> float | None:
     """Train in a folder that is this run's alone: anew, or what an earlier start left undone."""
-    quieten()  # before the first line of the log
+    processes.quieten()  # before the first line of the log
     settings.require_known_keys(config)
     run, last = Path(config.resume or config.run_dir), None
-    with lock_folder(run) if first_process() else nullcontext():
+    with lock_folder(run) if processes.first_process() else nullcontext():
         if (run / "config.yaml").is_file():
             if not config.resume and (path := run / "metrics.json").is_file():
                 if not configs.in_sweep():
@@ -84,7 +83,7 @@ def start_run(config: Settings, source: Source | None = None) -> float | None:
         try:
             return fit(config, last, source=source)
         except (KeyboardInterrupt, SystemExit):
-            if first_process() and (run / "config.yaml").is_file():
+            if processes.first_process() and (run / "config.yaml").is_file():
                 LOG.info("stopped; continue with: python train.py resume=%s", run)
             raise
 
@@ -104,7 +103,7 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[Settings, Checkpoin
                 f"epochs) and {', '.join(MOVABLE)} may change"
             )
     merged = configs.change_settings(configs.read_config(run, trust=own["trust"]), changes)
-    if checkpoint is None and first_process():  # the others find what this one writes
+    if checkpoint is None and processes.first_process():  # the others find what this one writes
         for name in LEFTOVERS:  # what a new start would add to instead of replacing it
             (run / name).unlink(missing_ok=True)
         shutil.rmtree(run / "tensorboard", ignore_errors=True)
@@ -116,7 +115,7 @@ def require_same_settings(config: Settings, run: Path) -> None:
     """Never take another run's result, or go on with another run's weights."""
     ours = to_container(build.reusable(to_container(config)), resolve=False)
     now, then = (
-        NODES | {k: v for k, v in entries_of(EARLIER | values) if not isinstance(v, dict)}
+        NODES | {k: v for k, v in entries_of(values) if not isinstance(v, dict)}
         for values in (ours, configs.read_config(run))
     )
     keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]
@@ -131,7 +130,7 @@ def fit(
     config: Settings, last: Checkpoint | None = None, *, source: Source | None = None
 ) -> float | None:
     """Train, keep the best checkpoint, evaluate it on validation and test."""
-    quieten()
+    processes.quieten()
     settings.require_settings(config)
     resources = build.prepare_process(config)
     run = Path(config.run_dir)
@@ -169,7 +168,7 @@ def fit(
 
 def require_own_processes(trainer: pl.Trainer) -> None:
     """Never start processes that would each run the whole sweep."""
-    if configs.in_sweep() and trainer.world_size > 1 and not started_outside():
+    if configs.in_sweep() and trainer.world_size > 1 and not processes.started_outside():
         raise ConfigError(
             f"a sweep (-m) cannot start {trainer.world_size} processes for each run: set "
             "trainer.devices=1, run them one by one, or let Slurm start them "

@@ -18,19 +18,10 @@ from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.evaluation import model as models
 from xray_lightning.evaluation.external import ExternalValidation, validate_externally
 from xray_lightning.evaluation.priors import require_prior
+from xray_lightning.formats import ADDED
 from xray_lightning.processes import quieten
 from xray_lightning.report.terminal import show
 
-ADDED = {  # settings that older checkpoints do not name
-    "cache_local": None,
-    "tta": "none",
-    "draws": 2000,
-    "prior": "validation",  # of calibrated scores; estimate; 0.05; {Mass: 0.05}
-    "operating_point": {"rule": "youden", "value": 0.9},
-    "calibration": "platt",
-    "permute_labels": False,
-    "sampler": {"_target_": "xray_lightning.uniform_sampler", "_partial_": True},
-}
 NEEDED = (  # of the settings, to read the data as it was read
     *("data", "split", "trainer", "image_size", "clahe", "batch_size", "augment", "seed"),
     *("workers", "threads", "cache_dir"),
@@ -67,9 +58,11 @@ class Opened:
         known = models.comparable(self.checkpoint.description, self.data.source.population)
         return self.own_images or known or bool(self.overlap)
 
-    def folder(self, name: str, ending: str = "") -> Path:
-        """Where results go unless the user named a folder."""
-        return self.out or home(self.checkpoint.path) / f"{name}{ending}"
+    def folder(self, name: str = "") -> Path:
+        """Where results go: the folder the user named, else in the checkpoint's run or outputs/."""
+        place = self.checkpoint.path.resolve().parent
+        run = place.parent if place.name == "checkpoints" else Path("outputs")
+        return self.out or run / name
 
 
 def open_checkpoint(place: Path, overrides: Sequence[str], out: Path | None = None) -> Opened:
@@ -133,16 +126,11 @@ def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:
     if missing := [key for key in NEEDED if key not in saved]:
         raise CheckpointError(f"{checkpoint.path}: config.{missing[0]} is missing")
     settings.require_changes(overrides)
+    usual = {**ADDED, "prior": "validation"}  # of calibrated scores; estimate; 0.05; {Mass: 0.05}
     trainer = {**saved["trainer"], **ALONE}
-    config = conf.change_settings({**ADDED, **saved, "trainer": trainer}, overrides)
+    config = conf.change_settings({**usual, **saved, "trainer": trainer}, overrides)
     for name, value in description.preprocessing.items():
         if config[name] != value:
             now = f"{name}={config[name]}"
             raise ConfigError(f"{now}: the checkpoint was trained with {name}={value}")
     return config
-
-
-def home(checkpoint: Path) -> Path:
-    """The run a checkpoint lies in; ``outputs`` for one that lies elsewhere."""
-    place = checkpoint.resolve().parent
-    return place.parent if place.name == "checkpoints" else Path("outputs")

@@ -1,11 +1,9 @@
 """Settings: where they lie, which there are, and which cannot work, refused before torch."""
 
 import inspect
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from difflib import get_close_matches
 from functools import cache
 from glob import glob
@@ -22,7 +20,6 @@ from omegaconf._utils import get_yaml_loader
 from xray_lightning.cli.request import Own, Request, describe_unknown, take_own
 from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
 from xray_lightning.hub import locate, name_place
-from xray_lightning.processes import slurm_step
 from xray_lightning.writing import entries_of
 
 Settings = DictConfig  # what the verbs call it: Hydra and OmegaConf stay in few files
@@ -70,17 +67,6 @@ def find_conf() -> Path:
             return place
     missing = f"no conf/train.yaml in {package} or beside it"
     raise DataNotFoundError(f"{missing}: install the package again")
-
-
-def name_run(resume: str | None, *names: str, now: datetime | None = None) -> str:
-    """The resumed run's folder, or ``outputs/<date>_<time>_<model>_<split>``."""
-    # Slurm's and torchrun's tasks each work it out, at their own time: their job's id replaces it
-    if resume:
-        if not (Path(resume) / "config.yaml").is_file():  # before Hydra makes the folder
-            raise ConfigError(f"resume={resume}: no config.yaml there; name the folder of a run")
-        return resume
-    name = re.sub(r"[^\w.-]+", "_", "_".join(names))
-    return f"outputs/{slurm_step() or f'{now or datetime.now():%Y-%m-%d_%H-%M-%S}'}_{name}"
 
 
 # --- values that cannot work ----------------------------------------------------------------

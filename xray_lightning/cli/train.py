@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import hydra
 
 from xray_lightning.cli.config import in_sweep, join_sets, make, name_unknown_keys
-from xray_lightning.cli.failures import KEPT, STOPPED, run_guarded
+from xray_lightning.cli.failures import KEPT, run_guarded
 from xray_lightning.cli.info import show_settings
 from xray_lightning.cli.settings import Settings, find_conf
 from xray_lightning.errors import ConfigError
+from xray_lightning.processes import STOPPED
 
 
 def train(arguments: Sequence[str] | None = None) -> int:

@@ -34,7 +34,6 @@ LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 MONITOR = "val/auroc"  # what chooses the best checkpoint unless another metric is named
 LOST = re.compile("gloo|nccl|by peer", re.IGNORECASE)  # what torch says where a process is gone
-EARLIER = {"monitor": MONITOR, "tolerance": 0.0}  # of runs before these were settings
 
 
 @dataclass(frozen=True)
