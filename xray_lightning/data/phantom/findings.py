@@ -1,12 +1,12 @@
 """The fourteen findings: where each one lies in a given chest, and what it does to the lungs' air.
 
 Every function of a finding takes the chest, the patient's random stream of that finding (so that it
-stays in its place between visits) and a growth factor near 1, and returns one region per component.
+stays in its place between visits) and a growth factor near 1, and yields one region per component.
 A region is a list of outlines, united. The mask of a finding is its regions, cut at the lungs'
 border unless ``findings.yaml`` says otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from xray_lightning.records import CHEST_XRAY14
 
 Draw = np.random.Generator
 Region = list[Points]
-Outlines = Callable[[Chest, Draw, float], list[Region]]
+Outlines = Callable[[Chest, Draw, float], Iterable[Region]]
 
 FREE_AIR = 1.22  # a pneumothorax is this much darker than lung
 NET_OPACITY, BRONCHUS_AIR = 0.75, 0.6
@@ -46,36 +46,32 @@ def one_or_both(chest: Chest, draw: Draw, both: float) -> list[Lung]:
     return [first, chest.lung(-first.side)] if draw.random() < both else [first]
 
 
-def atelectasis(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def atelectasis(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """Plates across the lower zone, or a collapsed lobe as a wedge at the mediastinum."""
     lung = one_side(chest, draw)
     if draw.random() < 0.3:
         border = lung.at(
             growth * draw.uniform(0.6, 0.8) * np.linspace(0, 1, 8), np.linspace(0.3, 1, 8)
         )
-        return [[np.concatenate([border, lung.at(np.linspace(0.6, 0, 8), 1.0)])]]
-    regions = []
+        yield [np.concatenate([border, lung.at(np.linspace(0.6, 0, 8), 1.0)])]
+        return
     for place in draw.uniform(0.58, 0.7) + np.arange(draw.integers(1, 3)) * 0.17:
         middle = place + draw.uniform(-0.07, 0.07) * np.linspace(-1, 1, 24) + waves(draw, 0.012)
         half = growth * draw.uniform(0.028, 0.04)
-        regions.append([lung.band(middle - half, middle + half, (draw.uniform(0.1, 0.25), 0.93))])
-    return regions
+        yield [lung.band(middle - half, middle + half, (draw.uniform(0.1, 0.25), 0.93))]
 
 
-def effusion(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def effusion(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """Fluid in the costophrenic angle, its upper border rising towards the wall."""
-    regions = []
     for lung in one_or_both(chest, draw, 0.35):
         across = np.linspace(0, 1, 24)
         depth = growth * draw.uniform(0.03, 0.24)
         upper = 1 - depth - (0.12 + 0.3 * depth) * across**3
-        regions.append([lung.band(upper, 1.0, (0.0, 1.0))])
-    return regions
+        yield [lung.band(upper, 1.0, (0.0, 1.0))]
 
 
-def infiltration(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def infiltration(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """Ill-defined patches scattered around one place, in one lung or both."""
-    regions = []
     for lung in one_or_both(chest, draw, 0.4):
         across, down = draw.uniform(0.35, 0.7), draw.uniform(0.3, 0.75)
         spots: Region = []
@@ -83,87 +79,83 @@ def infiltration(chest: Chest, draw: Draw, growth: float) -> list[Region]:
             shift = draw.normal(0, 0.12, 2)
             place = lung.at(*np.clip(np.array([across, down]) + shift, 0.1, 0.9))
             spots.append(disc(place, growth * draw.uniform(0.04, 0.075, 2), draw.normal(0, 0.1, 3)))
-        regions.append(spots)
-    return regions
+        yield spots
 
 
-def mass(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def mass(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """One disc of 12 to 18 % of the image's width."""
     place = one_side(chest, draw).at(draw.uniform(0.4, 0.65), draw.uniform(0.25, 0.7))
-    return [[disc(place, growth * draw.uniform(0.06, 0.088), draw.normal(0, 0.04, 3))]]
+    yield [disc(place, growth * draw.uniform(0.06, 0.088), draw.normal(0, 0.04, 3))]
 
 
-def nodule(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def nodule(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """One to three discs of 5 to 8 % of the image's width."""
-    regions: list[Region] = []
     for _ in range(draw.integers(1, 4)):
         place = one_side(chest, draw).at(draw.uniform(0.3, 0.82), draw.uniform(0.2, 0.85))
-        regions.append([disc(place, growth * draw.uniform(0.027, 0.038), draw.normal(0, 0.03, 3))])
-    return regions
+        yield [disc(place, growth * draw.uniform(0.027, 0.038), draw.normal(0, 0.03, 3))]
 
 
-def pneumonia(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def pneumonia(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """A patch over the middle or lower zone of one lung, with uneven borders."""
     lung = one_side(chest, draw)
     upper = draw.uniform(0.42, 0.58)
     lower = min(upper + growth * draw.uniform(0.26, 0.36), 0.95)
     ends = (0.08, draw.uniform(0.75, 0.97))
-    return [[lung.band(upper + waves(draw, 0.04), lower + waves(draw, 0.03), ends)]]
+    yield [lung.band(upper + waves(draw, 0.04), lower + waves(draw, 0.03), ends)]
 
 
-def pneumothorax(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def pneumothorax(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """Free air between the lateral wall and the retracted lung, widest at the apex."""
     lung = one_side(chest, draw)
     width, end = growth * draw.uniform(0.22, 0.42), draw.uniform(0.6, 0.97)
     down = np.linspace(0, 1, 24)
-    return [[lung.strip(1 - width * (1 - 0.75 * down) - 0.3 * (1 - down) ** 6, 1.0, (0.0, end))]]
+    yield [lung.strip(1 - width * (1 - 0.75 * down) - 0.3 * (1 - down) ** 6, 1.0, (0.0, end))]
 
 
-def consolidation(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def consolidation(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """A whole lobe, upper or lower, with the fissure as a sharp border."""
     lung = one_side(chest, draw)
     fissure = np.linspace(-0.5, 0.5, 24) * draw.uniform(-0.12, 0.12)
     extent = growth * draw.uniform(0.26, 0.34)
     if draw.random() < 0.5:
-        return [[lung.band(0.03, 0.1 + extent + fissure, (0.0, 1.0))]]
-    upper = draw.uniform(0.5, 0.6) + fissure
-    return [[lung.band(upper, upper + extent, (0.0, 1.0))]]
+        yield [lung.band(0.03, 0.1 + extent + fissure, (0.0, 1.0))]
+    else:
+        upper = draw.uniform(0.5, 0.6) + fissure
+        yield [lung.band(upper, upper + extent, (0.0, 1.0))]
 
 
-def edema(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def edema(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """Haze around both hila, like the wings of a bat."""
     across, down = draw.uniform(0.3, 0.38), draw.uniform(0.45, 0.55)
     radius = growth * draw.uniform([0.1, 0.13], [0.125, 0.17])
-    return [[disc(chest.lung(s).at(across, down), radius, [0.1, 0.05])] for s in SIDES]
+    yield from ([disc(chest.lung(s).at(across, down), radius, [0.1, 0.05])] for s in SIDES)
 
 
-def fibrosis(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def fibrosis(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """A crescent at the periphery of both bases, with a net of lines in it."""
     depth, upper = growth * draw.uniform(0.4, 0.55), draw.uniform(0.4, 0.55)
     inner = 1 - depth * np.linspace(0.25, 1, 24) ** 0.8
-    return [[chest.lung(side).strip(inner, 0.995, (upper, 0.97))] for side in SIDES]
+    yield from ([chest.lung(side).strip(inner, 0.995, (upper, 0.97))] for side in SIDES)
 
 
-def pleural_thickening(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def pleural_thickening(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """A band along the lateral wall, or a cap over the apex."""
-    regions = []
     for lung in one_or_both(chest, draw, 0.3):
         if draw.random() < 0.35:
             cap = growth * draw.uniform(0.09, 0.13) + waves(draw, 0.012)
-            regions.append([lung.band(0.0, cap, (0.0, 1.0))])
+            yield [lung.band(0.0, cap, (0.0, 1.0))]
         else:
             depth = growth * draw.uniform(0.11, 0.16) * (1 + waves(draw, 0.15))
             ends = (draw.uniform(0.12, 0.3), draw.uniform(0.65, 0.85))
-            regions.append([lung.strip(1 - depth, 1.0, ends)])
-    return regions
+            yield [lung.strip(1 - depth, 1.0, ends)]
 
 
-def hernia(chest: Chest, draw: Draw, growth: float) -> list[Region]:
+def hernia(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """A round shadow behind the heart, above the diaphragm."""
     bottom = chest.heart_outline()[:, 1].max()
     radius = growth * draw.uniform(0.06, 0.085)
     stomach = disc((draw.uniform(0.0, 0.06), bottom - 0.85 * radius), radius)
-    return [[film.round_corners(stomach, 1)]]
+    yield [film.round_corners(stomach, 1)]
 
 
 OUTLINES: dict[str, Outlines] = {
@@ -189,7 +181,7 @@ def regions(chest: Chest, label: str) -> list[Region]:
     visit, index = chest.visit, CHEST_XRAY14.index(label)
     growth = visit.draws(Stream.FINDING, index, visit.follow_up + 1).normal(1, 0.07)
     draw = visit.draws(Stream.FINDING, index)
-    return OUTLINES[label](chest, draw, float(np.clip(growth, 0.85, 1.15)))
+    return [*OUTLINES[label](chest, draw, float(np.clip(growth, 0.85, 1.15)))]
 
 
 def draw_components(canvas: Canvas, chest: Chest, label: str) -> list[Mask]:
