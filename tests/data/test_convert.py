@@ -13,7 +13,8 @@ from running import read_table as rows
 
 import xray_lightning as xl
 from xray_lightning.data import convert as module
-from xray_lightning.data.convert import convert_file, find_dicom, name_images, write_png
+from xray_lightning.data.convert import convert_file, name_images, write_png
+from xray_lightning.data.files import find_dicom
 from xray_lightning.folders import LockedError
 from xray_lightning.shards import Shard
 

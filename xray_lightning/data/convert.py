@@ -21,17 +21,10 @@ import numpy.typing as npt
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom import read_dicom, tally
 from xray_lightning.data.dicom.acquisition import COLUMNS, read_allowed
-from xray_lightning.data.files import (
-    DICOM_ENDINGS,
-    Journal,
-    file_stamp,
-    looks_like_image,
-    read_head,
-    walk_files,
-)
+from xray_lightning.data.files import DICOM_ENDINGS, Journal, file_stamp, find_dicom, read_head
 from xray_lightning.data.source import require_directory
 from xray_lightning.data.tables import read_table
-from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
+from xray_lightning.errors import ConfigError, DataError, InvalidImageError
 from xray_lightning.folders import lock_folder
 from xray_lightning.results import Result
 from xray_lightning.shards import WHOLE, Shard, lock_shards
@@ -137,16 +130,6 @@ def convert_folder(
     there = sum(outcome.was_there for outcome in outcomes)
     notes = tally(outcome.notes for outcome in outcomes if outcome.row and not outcome.was_there)
     return Conversion(len(outcomes) - len(failures) - there, there, others, notes, failures)
-
-
-def find_dicom(root: Path) -> tuple[list[Path], int]:
-    """DICOM files below a folder, sorted, and the number of other files; no links to folders."""
-    # a file counts by its ending or by the mark at byte 128
-    below = sorted(walk_files(root, follow=False))
-    files = [path for path in below if looks_like_image(path, dicom=True)]
-    if not files:
-        raise DataNotFoundError(f"there is no DICOM file in {root}, only {len(below):,} others")
-    return files, len(below) - len(files)
 
 
 def _write_tables(

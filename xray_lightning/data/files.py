@@ -114,6 +114,16 @@ def find_images(names: Sequence[str | Path]) -> ImageFiles:
     return ImageFiles(listed, [path for path in skipped if path not in images], links)
 
 
+def find_dicom(root: Path) -> tuple[list[Path], int]:
+    """DICOM files below a folder, sorted, and the number of other files; no links to folders."""
+    # a file counts by its ending or by the mark at byte 128
+    below = sorted(walk_files(root, follow=False))
+    files = [path for path in below if looks_like_image(path, dicom=True)]
+    if not files:
+        raise DataNotFoundError(f"there is no DICOM file in {root}, only {len(below):,} others")
+    return files, len(below) - len(files)
+
+
 def is_dicom(data: bytes, name: str = "") -> bool:
     """Whether the bytes of a file, or else its name, say that it is a DICOM file."""
     marked = data[128:132] == b"DICM" or data.startswith(BARE)
