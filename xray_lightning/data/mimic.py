@@ -81,12 +81,8 @@ class Mimic(Source, published="mimic"):
         images, reported = table.text(_IMAGE), codes[told.any(axis=1)]
         targets = np.where(told, coding.read(codes, images), NAN)
         records = _make_records(table, folder, targets, notes)
-        self.fill(
-            records[np.flatnonzero(kept)],
-            notes,
-            views=views,
-            counts=_count_records(records, subsets) | count_codes(reported, LABELS),
-        )
+        counts = _count_records(records, subsets) | count_codes(reported, LABELS)
+        self.fill(records[np.flatnonzero(kept)], notes, views=views, counts=counts)
 
 
 def _read_labels(

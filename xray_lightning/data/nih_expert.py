@@ -112,11 +112,10 @@ class NihExperts(Source, published="nih_expert"):
             for name in SETS.values()
         }
         learned = format_count(len(self.official["train_val"]), "image")
-        self.fill(
-            replace_columns(records, targets=[chosen.targets[image] for image in images]),
-            [*notes, *(note.format(learned) for note in SELECTION)],
-            counts=_count_truths(records, self.official, self.truths),
-        )
+        notes += [note.format(learned) for note in SELECTION]
+        counts = _count_truths(records, self.official, self.truths)
+        records = replace_columns(records, targets=[chosen.targets[image] for image in images])
+        self.fill(records, notes, counts=counts)
 
 
 def read_tables(root: Path, notes: list[str]) -> tuple[list[Table], dict[str, str]]:

@@ -72,21 +72,17 @@ class OpenI(Source, published="openi"):
             notes.append(
                 f"LEFT OUT: {format_count(untold, 'image')} of reports that were not indexed"
             )
-        self.fill(
-            [
-                Record(
-                    *(image, report, encode_words(shorten_terms(terms), words), paths.get(image)),
-                    view=FACTS.views.get(headers.get(image, ""), headers.get(image, "")),
-                    study_id=report,
-                )
-                for report, terms, images in indexed
-                for image in images
-            ],
-            notes,
-            views=views,
-            counts=counts,
-            stray=paths.keys() - {image for *_, images in reports for image in images},
-        )
+        records = [
+            Record(
+                *(image, report, encode_words(shorten_terms(terms), words), paths.get(image)),
+                view=FACTS.views.get(headers.get(image, ""), headers.get(image, "")),
+                study_id=report,
+            )
+            for report, terms, images in indexed
+            for image in images
+        ]
+        stray = paths.keys() - {image for *_, images in reports for image in images}
+        self.fill(records, notes, views=views, counts=counts, stray=stray)
 
 
 def read_reports(root: Path) -> list[Report]:

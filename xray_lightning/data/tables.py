@@ -13,6 +13,7 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,9 +109,7 @@ class Table:
 
     def count(self, name: str) -> dict[str, int]:
         """How often each cell stands in a column, the commonest first."""
-        rows, cells = self.distinct(name)
-        pairs = zip(cells, np.bincount(rows).tolist(), strict=True)
-        return dict(sorted(pairs, key=lambda pair: -pair[1]))
+        return dict(Counter(self.text(name)).most_common())
 
     def convert(self, name: str, parse: Callable[[str], Value], wanted: str) -> list[Value]:
         """A column through ``parse``, once for each distinct cell, (N,); see ``parse_distinct``."""

@@ -99,12 +99,9 @@ class Vindr(Source, published="vindr"):
             for part in parts
             for image, shares in part.shares(self.labels).items()
         ]
-        self.fill(
-            records,
-            [*notes, *_list_oddities(parts[0], records, self.labels)],
-            counts=_count(parts[0], self.labels),
-            stray=paths.keys() - {record.image_id for record in records},
-        )
+        notes += _list_oddities(parts[0], records, self.labels)
+        counts, stray = _count(parts[0], self.labels), paths.keys() - {r.image_id for r in records}
+        self.fill(records, notes, counts=counts, stray=stray)
 
 
 def read_subsets(first: Path, labels: Sequence[str]) -> list[Readings]:
