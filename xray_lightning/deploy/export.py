@@ -23,7 +23,7 @@ from xray_lightning.checkpoint import KEY, load_checkpoint, write_safetensors
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.files import READER_VERSION
 from xray_lightning.data.geometry import RULE
-from xray_lightning.data.images import read_image
+from xray_lightning.data.images import Pixels, read_image
 from xray_lightning.deploy.classifier import Classifier, load_classifier
 from xray_lightning.errors import CheckpointError, ConfigError, require_choice
 from xray_lightning.hub import WEIGHTS, push_files, require_pushable
@@ -36,8 +36,7 @@ OUTPUTS = ("scores", "probabilities", "calls")
 BATCHES = (1, 2, 5)  # sizes that are checked
 TOLERANCE = 1e-4  # of a score or probability
 BATCH, CALIBRATION = 16, 128  # films an 8-bit file takes at once, and that give ranges
-Pixels = npt.NDArray[np.uint8]  # (N, S, S)
-Run = Callable[[Pixels], Sequence[npt.NDArray[Any]]]  # pixels -> OUTPUTS, each (N, L)
+Run = Callable[[Pixels], Sequence[npt.NDArray[Any]]]  # (N, S, S) -> OUTPUTS, each (N, L)
 
 
 @dataclass(frozen=True)

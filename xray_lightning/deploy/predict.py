@@ -15,6 +15,7 @@ from typing import TextIO
 import numpy as np
 from filelock import FileLock
 
+from xray_lightning import writing
 from xray_lightning.checkpoint import weights_sha256
 from xray_lightning.data.decoding import single_threaded_opencv
 from xray_lightning.data.dicom import tally
@@ -29,17 +30,6 @@ from xray_lightning.folders import lock_folder, prepare_folder
 from xray_lightning.hub import name_place
 from xray_lightning.results import Json, Result
 from xray_lightning.shards import WHOLE, Shard, lock_shards
-from xray_lightning.writing import (
-    for_spreadsheet,
-    from_spreadsheet,
-    open_replacing,
-    read_json,
-    require_folder,
-    to_plain,
-    write_file,
-    write_json,
-    write_table,
-)
 
 PACKAGES = ("xray_lightning", "torch", "timm", "opencv-python-headless", "pydicom", "numpy")
 FIXED, FAILED = ("file", "study", "gate"), ("file", "reason")
@@ -112,14 +102,14 @@ def predict_files(
         _require_same(folder, identity)
         join_shards(folder, asked, identity, stamps)
         if skipped := [[str(path)] for path in images.skipped]:
-            write_table(folder / "skipped.csv", [["file"], *skipped])
+            writing.write_table(folder / "skipped.csv", [["file"], *skipped])
         with ScoreTable(folder, asked, stamps) as table:
-            write_json({**identity, **asked.to_json()}, folder / "model.json")
+            writing.write_json({**identity, **asked.to_json()}, folder / "model.json")
             files = [path for path in listed if str(path) not in table.rows]
             stream = classifier.stream(files, batch_size=batch_size, workers=workers)
             notes = table.fill(stream, len(files), progress or (lambda done, count: None))
         table.interpret(asked.at_prior(table.scores, [study for study, *_ in table.rows.values()]))
-        write_json({**identity, **table.interpretation.to_json()}, folder / "model.json")
+        writing.write_json({**identity, **table.interpretation.to_json()}, folder / "model.json")
         table.write_as(form)
     failures = {str(p): table.failures[str(p)] for p in files if str(p) in table.failures}
     scored, kept = len(files) - len(failures), len(listed) - len(files)
@@ -182,7 +172,7 @@ class ScoreTable:
         self._file.close()
         self._failed.unlink(missing_ok=True)
         if self.failures:  # again, without those that were read this time
-            write_table(self._failed, [FAILED, *self.failures.items()])
+            writing.write_table(self._failed, [FAILED, *self.failures.items()])
 
     def fill(
         self, stream: Iterable[FileScores], count: int, report: Callable[[int, int], object]
@@ -198,7 +188,7 @@ class ScoreTable:
 
     def add(self, scores: FileScores) -> None:
         """Write one row, to the one table or the other; OutputError if it is gone."""
-        require_folder(self.path)
+        writing.require_folder(self.path)
         if os.fstat(self._file.fileno()).st_nlink == 0:
             raise OutputError(f"{self.path} is gone: something removed it while it was written")
         name = str(scores.path)
@@ -253,17 +243,17 @@ class ScoreTable:
         frame = DataFrame([*map(self._write_row, self.rows)], columns=self._header)
         frame = frame.set_index([*FIXED]).apply(to_numeric).reset_index()
         if form == "json":
-            write_json({"images": to_plain(frame.to_dict("records"))}, path)
+            writing.write_json({"images": writing.to_plain(frame.to_dict("records"))}, path)
             return
         try:
-            with open_replacing(path, "wb") as file:
+            with writing.open_replacing(path, "wb") as file:
                 frame.to_parquet(file, index=False)
         except UnicodeError as error:
             reason = f"{path}: a file has a name that is not UTF-8, which Parquet cannot hold"
             raise OutputError(f"{reason}: rename it, or take format=csv or json") from error
 
     def _write(self) -> None:
-        write_table(self.path, [self._header, *map(self._write_row, self.rows)])
+        writing.write_table(self.path, [self._header, *map(self._write_row, self.rows)])
 
     def _write_row(self, name: str) -> list[str]:
         study, scores, gate = self.rows[name]
@@ -291,7 +281,7 @@ def require_form(form: str) -> None:
 def read_key(path: Path) -> bytes:
     """The folder's own key, made if need be: without it nobody can tell a study by its digest."""
     if not path.is_file():
-        write_file(path, secrets.token_hex(16))
+        writing.write_file(path, secrets.token_hex(16))
         path.chmod(0o600)
     return path.read_bytes()
 
@@ -302,7 +292,7 @@ def _prepare(out: Path, shard: Shard) -> Path:
     if shard.count > 1:
         with FileLock(out / ".study.key.lock"):
             key = read_key(out / ".study.key")
-        write_file(folder / ".study.key", key)
+        writing.write_file(folder / ".study.key", key)
         (folder / ".study.key").chmod(0o600)
     return folder
 
@@ -316,7 +306,7 @@ def _open_table(path: Path, header: Sequence[str]) -> TextIO:
 
 
 def _append(file: TextIO, row: Sequence[str]) -> None:
-    csv.writer(file, lineterminator="\n").writerow(map(for_spreadsheet, row))
+    csv.writer(file, lineterminator="\n").writerow(map(writing.for_spreadsheet, row))
     file.flush()
 
 
@@ -327,13 +317,13 @@ def _read_repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = [[*map(from_spreadsheet, row)] for row in csv.reader(file)]
+        rows = [[*map(writing.from_spreadsheet, row)] for row in csv.reader(file)]
         file.seek(0)
         ended = file.read().endswith("\n")
     own = len(rows) == 1 or rows[:1] == [[*header]]
     if own and (not ended or (len(rows) > 1 and len(rows[-1]) < len(header))):
         rows.pop()  # a name may hold a line break, so an end of line alone does not tell
-        write_table(path, rows or [header])
+        writing.write_table(path, rows or [header])
     wrong = [at for at, row in enumerate(rows, 1) if len(row) != len(header)]
     if rows and (wrong or rows[0] != [*header]):
         raise TableError(
@@ -373,7 +363,7 @@ def _require_same(folder: Path, identity: Json) -> None:
             )
         return
     try:
-        before = read_json(path)
+        before = writing.read_json(path)
     except OutputError as error:
         raise ConfigError(f"{path} cannot be read: name another folder") from error
     deciding = set(identity) - {"versions", "checkpoint_file"}
