@@ -158,22 +158,21 @@ def fit_operating_point(
     """Operating point and calibration of one label; none are fitted below the minimum."""
     require_rule(rule, value)
     require_method(calibration)
-    targets_known = is_known(targets)
-    positive, kept = targets[targets_known] == 1, scores[targets_known]
+    known = is_known(targets)
+    positive, kept = targets[known] == 1, scores[known]
     few = min(positive.sum(), (~positive).sum()) < minimum_positives
     threshold, note = NAN, f"fewer than {minimum_positives} positives or negatives"
     if not few:
-        truth = positive.astype(np.float64)
-        threshold = choose_threshold(kept, truth, rule, value=value, minimum_positives=1)
+        threshold = choose_threshold(scores, targets, rule, value=value, minimum_positives=1)
         note = f"no score has a {rule} of {value}" if np.isnan(threshold) else ""
     chosen = None if few or calibration is None else fit_calibration(kept, positive, calibration)
     if chosen is not None and is_separated(kept, positive):
         note = note or SEPARATED
     elif chosen is not None:
-        chosen = chosen.with_intervals(kept, positive, bootstrap.codes[targets_known])
+        chosen = chosen.with_intervals(kept, positive, bootstrap.codes[known])
     rates = [Estimate(NAN), Estimate(NAN)]
     if not np.isnan(threshold):
-        called, drawn = kept >= threshold, bootstrap.subset(targets_known)
+        called, drawn = kept >= threshold, bootstrap.subset(known)
         sides = (positive & called, positive), (~positive & ~called, ~positive)
         rates = [Estimate.of_draws(drawn.ratio(*side)) for side in sides]
     return OperatingPoint(
