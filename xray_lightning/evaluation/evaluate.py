@@ -10,24 +10,13 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.data.vocabulary import find_ancestors
 from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.evaluation import priors as rules
 from xray_lightning.evaluation.predictions import Origin, Predictions
-from xray_lightning.evaluation.priors import (
-    VALIDATION,
-    Pairs,
-    Prior,
-    PriorTest,
-    calibrate,
-    correct_priors,
-)
 from xray_lightning.evaluation.published import Published, comparable
 from xray_lightning.metrics import decisions
+from xray_lightning.metrics import subgroups as fairness
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
-from xray_lightning.metrics.calibration import (
-    Calibration,
-    Reliability,
-    measure_reliability,
-    require_method,
-)
+from xray_lightning.metrics.calibration import Calibration, Reliability, measure_reliability
 from xray_lightning.metrics.decisions import require_shares
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
 from xray_lightning.metrics.intervals import Array, Estimate, divided
@@ -36,16 +25,6 @@ from xray_lightning.metrics.operating_points import (
     OperatingPoints,
     count_wrong_calls,
     fit_operating_point,
-    require_rule,
-)
-from xray_lightning.metrics.subgroups import (
-    ANY,
-    Gaps,
-    GroupErrors,
-    Subgroup,
-    iterate_groups,
-    measure_groups,
-    measure_subgroups,
 )
 from xray_lightning.records import Record, is_known, patients_known, prevalence
 from xray_lightning.results import Json, Result
@@ -113,13 +92,13 @@ class Evaluation(Result):
     draws: int  # of the bootstrap
     seed: int  # of the bootstrap
     operating_points: OperatingPoints | None  # that were applied; None: none
-    priors: Pairs  # label -> the prevalence that its calibration was corrected from, and to
-    prior_tests: dict[str, PriorTest]  # label -> what such a correction does on the known targets
+    priors: rules.Pairs  # label -> the prevalence that its calibration was corrected from, and to
+    prior_tests: dict[str, rules.PriorTest]  # label -> what such a correction does on known targets
     calls: Calls | None  # misses and false alarms of the operating points; None without any
     # a row for each label and the mean in each group; empty if not asked for
-    subgroups: list[Subgroup]
+    subgroups: list[fairness.Subgroup]
     # errors of any finding in each group; empty without operating points
-    underdiagnosis: list[GroupErrors]
+    underdiagnosis: list[fairness.GroupErrors]
     published: list[Published]  # results that these may stand beside
     pooled: Pooled | None = None  # of images of several hospitals
     # label -> "raw" and, of a label with a calibration, "calibrated" scores -> how far they hold
@@ -134,8 +113,8 @@ class Evaluation(Result):
     selective: dict[str, decisions.Selection] = field(default_factory=dict)
     # label or ``ALL_LABELS`` -> ``SIZE`` of its set; a group by sex, age or view -> left out there
     conformal: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-    group_errors: list[GroupErrors] = field(default_factory=list)  # of each label
-    gaps: list[Gaps] = field(default_factory=list)  # between groups
+    group_errors: list[fairness.GroupErrors] = field(default_factory=list)  # of each label
+    gaps: list[fairness.Gaps] = field(default_factory=list)  # between groups
     doubts: list[Doubt] = field(default_factory=list)  # where they were asked for
 
     def to_json(self) -> Json:
@@ -160,7 +139,7 @@ def evaluate(
     origin: Origin | None = None,  # where the predictions come from
     *,
     operating_points: OperatingPoints | None = None,  # of validation; None: no calibration either
-    prior: Prior = VALIDATION,  # the prevalence that calibrated scores hold for, see priors.py
+    prior: rules.Prior = rules.VALIDATION,  # the prevalence that calibrated scores hold for
     draws: int = 2000,  # of the bootstrap; subgroups need none, gaps between groups at most 500
     seed: int = 0,  # of the bootstrap
     learned: Array | None = None,  # targets of training (M, L), which tell what is rare there
@@ -180,22 +159,22 @@ def evaluate(
     """
     at = require_shares("thresholds", thresholds), require_shares("prevalence", prevalences)
     origin, few = origin or Origin(), min(draws, GAP_DRAWS)
-    priors, prior_tests = correct_priors(prior, predictions, operating_points)
+    priors, prior_tests = rules.correct_priors(prior, predictions, operating_points)
     chosen = operating_points.thresholds if operating_points else {}
     columns = predictions.labels, predictions.scores, predictions.targets
-    calibrations = calibrate(operating_points, priors) or None
+    calibrations = rules.calibrate(operating_points, priors) or None
     how = {"thresholds": chosen, "calibrations": calibrations, "draws": draws, "seed": seed}
     asked = *columns, records if subgroups else [], operating_points, calibrations or {}
-    errors, gaps = measure_groups(*asked, draws=few, seed=seed)
+    errors, gaps = fairness.measure_groups(*asked, draws=few, seed=seed)
     return Evaluation(
         estimate_predictions(predictions, learned, **how),
         origin,
         fingerprint({origin.subset or "scored": predictions.image_ids}),
         *(len(records), predictions.patients, patients_known(records), draws, seed),
         *(operating_points, priors, prior_tests),
-        subgroups=measure_subgroups(*columns, records) if subgroups else [],
-        underdiagnosis=[row for row in errors if row.label == ANY],
-        group_errors=[row for row in errors if row.label != ANY],
+        subgroups=fairness.measure_subgroups(*columns, records) if subgroups else [],
+        underdiagnosis=[row for row in errors if row.label == fairness.ANY],
+        group_errors=[row for row in errors if row.label != fairness.ANY],
         gaps=gaps,
         published=comparable(origin, predictions.labels, len(records)),
         pooled=describe_pooled(predictions, records, hospital_probe or {}, few, seed),
@@ -275,7 +254,7 @@ def measure_sets(
     """What the conformal sets of ``points`` hold and leave out, in all images and in groups."""
     codes, sets = number_patients(predictions.patient_ids), {}
     groups = {decisions.ALL_IMAGES: np.ones(len(codes), dtype=np.bool_)}
-    told = (each for each in iterate_groups(records) if each[0] in ("sex", "age", "view"))
+    told = (each for each in fairness.iterate_groups(records) if each[0] in ("sex", "age", "view"))
     groups |= {f"{dimension} {group}": own == group for dimension, group, own in told}
     for name, limit in points.conformal.items():
         labels = [*points.labels] if name == decisions.ALL_LABELS else [name]
@@ -314,14 +293,12 @@ def fit_operating_points(
     Raises:
         ConfigError: an unknown rule or method, a value outside (0, 1], or no images.
     """
-    require_rule(rule, value)
-    require_method(calibration)
     bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
     how: Json = {"rule": rule, "value": value, "calibration": calibration}
     columns = zip(predictions.labels, predictions.scores.T, predictions.targets.T, strict=True)
     points = {k: fit_operating_point(s, t, bootstrap, **how) for k, s, t in columns}
     groups: dict[str, dict[str, dict[str, float]]] = {}
-    for dimension, group, own in iterate_groups(records):
+    for dimension, group, own in fairness.iterate_groups(records):
         lines = groups.setdefault(dimension, {}).setdefault(group, {})
         few = PatientBootstrap(bootstrap.codes[own == group], 1)  # for no interval
         sides = predictions.scores[own == group].T, predictions.targets[own == group].T

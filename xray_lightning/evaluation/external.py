@@ -12,16 +12,9 @@ from xray_lightning.data.partition import fingerprint
 from xray_lightning.data.source import Source
 from xray_lightning.data.vocabulary import find_wording, relabel
 from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation import model as models
 from xray_lightning.evaluation.evaluate import estimate_predictions
-from xray_lightning.evaluation.model import (
-    Model,
-    OpenData,
-    Scoring,
-    name_patients,
-    recognise_patients,
-    score_images,
-    select_test,
-)
+from xray_lightning.evaluation.model import Model, OpenData, Scoring
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.calibration import CalibrationLine, fit_line
 from xray_lightning.metrics.compare import Sample, compare_samples
@@ -245,18 +238,18 @@ def validate_externally(
     """
     if not checkpoints or not sources:
         raise ConfigError("an external validation needs at least one checkpoint and one test set")
-    models = [Model(checkpoint, open_data) for checkpoint in checkpoints]
-    names = [model.name for model in models]
-    for model in models:
+    tested = [Model(checkpoint, open_data) for checkpoint in checkpoints]
+    names = [model.name for model in tested]
+    for model in tested:
         if names.count(model.name) > 1:  # of runs of one name in two folders
             model.name = str(model.checkpoint.path)
-    if len({model.checkpoint.weights_sha256 for model in models}) < len(models):
+    if len({model.checkpoint.weights_sha256 for model in tested}) < len(tested):
         raise ConfigError(f"two of the checkpoints have the same weights: {', '.join(names)}")
-    for model in models:
+    for model in tested:
         model.test_internally(scoring)
     pairs = [  # labels before long work
         (model, name, list_told(model, source))
-        for model, (name, source) in product(models, sources.items())
+        for model, (name, source) in product(tested, sources.items())
         if not _is_own(model, source)
     ]
     # the title under the name that a set has here: two CSV tables are told apart
@@ -266,7 +259,7 @@ def validate_externally(
         _transfer(model, name, relabel(sources[name], told), scoring, **draw)
         for model, name, told in pairs
     ]
-    rows = [_describe(model, **draw) for model in models]
+    rows = [_describe(model, **draw) for model in tested]
     return ExternalValidation(rows, titles, cells, draws, seed)
 
 
@@ -316,10 +309,10 @@ def _transfer(
     model: Model, name: str, source: Source, scoring: Scoring, *, draws: int, seed: int
 ) -> Transfer:
     """Score a model on a test set without the patients it learned from, and compare."""
-    data, test = select_test(source, model, scoring), model.test
+    data, test = models.select_test(source, model, scoring), model.test
     learned = model.checkpoint.description
-    caches = scoring.cache_dir
-    met = recognise_patients(learned, source, data.records, lambda: model.own, cache_dir=caches)
+    asked, caches = (learned, source, data.records, lambda: model.own), scoring.cache_dir
+    met = models.recognise_patients(*asked, cache_dir=caches)
     rows = np.flatnonzero(~met.seen)
     if not len(rows):
         raise ConfigError(
@@ -327,9 +320,9 @@ def _transfer(
             " nothing is left to test it on"
         )
     gone = {r.patient_id for r, seen in zip(data.records, met.seen, strict=True) if seen}
-    table, predictions = score_images(model, name, data, scoring, rows)
-    inside = name_patients(learned.split.get("population", ""), test.patient_ids if test else ())
-    names = inside, [met.names[row] for row in rows]
+    table, predictions = models.score_images(model, name, data, scoring, rows)
+    own = learned.split.get("population", ""), test.patient_ids if test else ()
+    names = models.name_patients(*own), [met.names[row] for row in rows]
     labels, mean = compare_labels(model.points, predictions, test, names, draws=draws, seed=seed)
     return Transfer(
         model=model.name,

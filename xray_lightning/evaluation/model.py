@@ -19,13 +19,9 @@ from xray_lightning.data.partition import Indices, Split, fingerprint, replace_t
 from xray_lightning.data.source import Source, patient_keys
 from xray_lightning.data.vocabulary import find_wording, list_findings
 from xray_lightning.errors import ConfigError, DataError, SplitError, XrayError, require_choice
+from xray_lightning.evaluation import predictions as tables
 from xray_lightning.evaluation.predict import predict_subset
-from xray_lightning.evaluation.predictions import (
-    Predictions,
-    read_own,
-    read_predictions,
-    write_predictions,
-)
+from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, read_column
 from xray_lightning.training.task import XrayTask
@@ -247,7 +243,7 @@ class Model:
     def test_internally(self, scoring: Scoring) -> None:
         """Scores of its internal test set: the table of its run, else scored; None without data."""
         if self._read_metrics() and (self.run / TABLE).is_file():
-            self.test = replace(read_own(self.run / TABLE), labels=self.labels)
+            self.test = replace(tables.read_own(self.run / TABLE), labels=self.labels)
         elif self.own is None:
             self.notes.append(f"no internal test: {self.run} holds no {TABLE} of these weights")
         else:
@@ -320,7 +316,7 @@ def score_images(
         labels = own if set(data.labels) <= set(own) else model.labels
         task = XrayTask(checkpoint.build_net(), labels=labels, tta=tta)
         predictions = predict_subset(scoring.trainer, task, data, "test")
-    digest = write_predictions(predictions, path)
+    digest = tables.write_predictions(predictions, path)
     write_json({**about, "predictions_sha256": digest}, path.with_suffix(".json"))
     return path, predictions
 
@@ -331,4 +327,4 @@ def _read_kept(path: Path, about: dict[str, object]) -> Predictions | None:
     if not (path.is_file() and beside.is_file()):
         return None
     now = {**about, "predictions_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    return read_predictions(path) if read_json(beside) == now else None
+    return tables.read_predictions(path) if read_json(beside) == now else None

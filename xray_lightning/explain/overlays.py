@@ -16,17 +16,8 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import Rectangle, box_to_square, padding
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError, require_choice, require_integer
+from xray_lightning.explain import maps
 from xray_lightning.explain.localisation import BOXES, MASKS, AnnotatedMaps, Boxes
-from xray_lightning.explain.maps import (
-    GATES,
-    Grids,
-    cell_grids,
-    class_maps,
-    enlarge,
-    grid_of,
-    require_method,
-    shrink,
-)
 from xray_lightning.metrics.localisation import Heat, Region, pointing_game, region_of
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
@@ -101,7 +92,7 @@ class Overlay:
     boxes: tuple[Rectangle, ...]  # of the finding, x, y, width, height in pixels of the image
     score: float  # of the finding
     target: float  # 1 present, 0 absent, NaN unknown
-    grids: Grids = field(default_factory=dict)  # where the cells of the map see the image
+    grids: maps.Grids = field(default_factory=dict)  # where the cells of the map see the image
     mark: str = ""  # a word in its caption
 
 
@@ -115,7 +106,7 @@ def make_overlays(
     method: str = "cam",
 ) -> list[Overlay]:
     """Images of a subset, each with its own map, boxes, score (of (n, L)) and target."""
-    grids = cell_grids(net, data.image_size)
+    grids = maps.cell_grids(net, data.image_size)
     records, targets = data.subset_records(subset), data.subset_targets(subset)
     overlays = []
     for (row, label), image, heat in iterate_maps(net, data, subset, places, method=method):
@@ -135,8 +126,8 @@ def iterate_maps(
         batch = places[start : start + BATCH]
         images = torch.stack([dataset[row]["image"] for row, _ in batch])  # (B, 1, S, S)
         labels = sorted({label for _, label in batch})
-        maps = class_maps(net, images.to(device), labels=labels, method=method)  # (B, K, h, w)
-        heats = maps.float().cpu().numpy()
+        made = maps.class_maps(net, images.to(device), labels=labels, method=method)
+        heats = made.float().cpu().numpy()  # (B, K, h, w)
         for number, place in enumerate(batch):
             yield place, images[number, 0].numpy(), heats[number, labels.index(place[1])]
 
@@ -173,14 +164,14 @@ def map_annotated(
 ) -> dict[str, AnnotatedMaps]:
     """Maps, boxes and, where the set has them, masks of each finding with boxes in a subset."""
     places = find_boxed(data, subset)
-    maps: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}
+    drawn: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}
     for number, method in enumerate(methods):
         made = iterate_maps(net, data, subset, places, method=method)
         for done, ((_, label), _, heat) in enumerate(made, 1):
-            maps[label].setdefault(method, []).append(heat)
+            drawn[label].setdefault(method, []).append(heat)
             progress(number * len(places) + done, len(methods) * len(places))
-    annotated, grids = {}, cell_grids(net, data.image_size)
-    for label, by_method in maps.items():
+    annotated, grids = {}, maps.cell_grids(net, data.image_size)
+    for label, by_method in drawn.items():
         rows = [row for row, name in places if name == label]
         records = [data.subset_records(subset)[row] for row in rows]
         boxes = [square_boxes(data, subset, row, label) for row in rows]
@@ -194,7 +185,7 @@ def map_annotated(
 def choose_hits(annotated: AnnotatedMaps, method: str, size: int, count: int = 4) -> dict[int, str]:
     """Row -> "hit" or "miss": the first ``count`` whose maximum is in the finding, and is not."""
     pairs = zip(annotated.maps[method], annotated.regions(size), strict=True)
-    large = ((enlarge(heat, size, annotated.grids), region) for heat, region in pairs)
+    large = ((maps.enlarge(heat, size, annotated.grids), region) for heat, region in pairs)
     hit = np.array([pointing_game(heat, region) > 0.5 for heat, region in large])
     kinds = {"hit": np.flatnonzero(hit)[:count], "miss": np.flatnonzero(~hit)[:count]}
     return {row: mark for mark, rows in kinds.items() for row in rows.tolist()}
@@ -222,7 +213,7 @@ def square_mask(mask: Region, size: int) -> Region:
     (top, left), side = padding(height, width), max(height, width)
     square = np.zeros((side, side), dtype=np.bool_)
     square[top : top + height, left : left + width] = mask
-    covered = shrink(square, (size, size))
+    covered = maps.shrink(square, (size, size))
     return np.asarray((covered > 0) & (covered >= min(0.5, covered.max())))
 
 
@@ -231,7 +222,7 @@ def write_maps(overlays: Sequence[Overlay], path: Path) -> None:
     # cell i of a side sees pixel first + i * step, (N,); boxes, in px, are of overlay box_of, (M,)
     heats = [overlay.heat for overlay in overlays]
     boxes = [(number, *box) for number, overlay in enumerate(overlays) for box in overlay.boxes]
-    grids = [grid_of(len(one.heat), len(one.image), one.grids) for one in overlays]
+    grids = [maps.grid_of(len(one.heat), len(one.image), one.grids) for one in overlays]
     table = np.array(boxes, dtype=np.float64).reshape(-1, 5)
     with open_replacing(path, "wb") as file:
         np.savez(
@@ -272,7 +263,7 @@ class HeatMaps(pl.Callback):
         every: int = 1,  # epochs from one figure to the next
     ) -> None:
         require_integer("every", every, 1)
-        require_method(method)
+        maps.require_method(method)
         self.folder, self.draw, self.every = Path(folder), draw, every
         self.choice, self.method = choice or Choice(), method
         self._scores: dict[int, Floats] = {}  # by position in the subset
@@ -282,7 +273,7 @@ class HeatMaps(pl.Callback):
         if stage != "predict":
             net, data = require_xray(trainer, pl_module)
             self.choice.require_labels(data.labels)
-            if self.method == GATES:
+            if self.method == maps.GATES:
                 net.require_gates()
 
     def on_validation_batch_end(
