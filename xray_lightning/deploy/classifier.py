@@ -145,7 +145,7 @@ class Classifier:
             with collect_notes() as notes:
                 pixels, dicom = read_input(image, value_range)
                 squares[row] = self.fit(pixels)
-            told.append(check_file(self.gate, dicom, notes) if self.gate else ())
+            told.append(check_file(self.gate, dicom, notes))
         starts = range(0, len(listed), batch_size)
         ends = [slice(start, start + batch_size) for start in starts]
         checked = [self.score_and_check(squares[batch], told[batch]) for batch in ends]
@@ -236,16 +236,14 @@ class Classifier:
 
     def _read(self, path: Path) -> tuple[Pixels | None, FileScores, Told]:
         """A file's square, if it is readable, and what is known of it before it has scores."""
-        told: Told = ()
         with collect_notes() as notes:
             try:
                 data = read_file(path)
                 square = self.fit(decode_image(data, str(path)))
                 study = read_study(data) if is_dicom(data) else ""
             except DataError as error:
-                return None, FileScores(path, None, str(error).removeprefix(f"{path}: ")), told
-        if self.gate:
-            told = check_file(self.gate, data if is_dicom(data, str(path)) else None, notes)
+                return None, FileScores(path, None, str(error).removeprefix(f"{path}: ")), ()
+        told = check_file(self.gate, data if is_dicom(data, str(path)) else None, notes)
         return square, FileScores(path, None, notes=tuple(notes), study=study), told
 
 

@@ -50,8 +50,10 @@ def check_film(gate: Gate, features: Tensor, told: Collection[str] = ()) -> Gate
     return GateOpinion(tuple(reasons), float(distance), gate.limit, probe)
 
 
-def check_file(gate: Gate, dicom: bytes | None, notes: Collection[str]) -> tuple[str, ...]:
+def check_file(gate: Gate | None, dicom: bytes | None, notes: Collection[str]) -> tuple[str, ...]:
     """Reasons by the header of a DICOM file, if it is one, and by what its reader noted."""
+    if gate is None:
+        return ()
     reasons = [] if dicom is None else [*_check_header(gate, dicom)]
     return (*reasons, *(note for note in notes if note == COLOURED))
 

@@ -4,7 +4,7 @@ import csv
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, file_digest
 from importlib.metadata import version
@@ -100,14 +100,15 @@ def predict_files(
     folder = _prepare(Path(out), shard)
     with lock_folder(folder), single_threaded_opencv():
         _require_same(folder, identity)
-        join_shards(folder, asked, identity, stamps)
+        table = ScoreTable(folder, asked, stamps)
+        table.join_shards(identity)
         if skipped := [[str(path)] for path in images.skipped]:
             writing.write_table(folder / "skipped.csv", [["file"], *skipped])
-        with ScoreTable(folder, asked, stamps) as table:
+        with table:
             writing.write_json({**identity, **asked.to_json()}, folder / "model.json")
             files = [path for path in listed if str(path) not in table.rows]
             stream = classifier.stream(files, batch_size=batch_size, workers=workers)
-            notes = table.fill(stream, len(files), progress or (lambda done, count: None))
+            notes = [*table.fill(stream, len(files), progress or (lambda done, count: None))]
         table.interpret(asked.at_prior(table.scores, [study for study, *_ in table.rows.values()]))
         writing.write_json({**identity, **table.interpretation.to_json()}, folder / "model.json")
         table.write_as(form)
@@ -118,18 +119,6 @@ def predict_files(
     return PredictedFiles(
         str(folder), scored, kept, table.changed, failures, *others, notes=tally(notes), **more
     )
-
-
-def join_shards(
-    folder: Path, asked: Interpretation, identity: Json, stamps: Mapping[str, str]
-) -> None:
-    """Take over the rows of shards in a folder, in the order of ``stamps``, file to stamp."""
-    with lock_shards(folder) as shards:
-        for place in shards:
-            _require_same(place, identity)
-        if shards:
-            tables = [ScoreTable(place, asked, stamps) for place in shards]
-            ScoreTable(folder, asked, stamps).join(tables)
 
 
 class ScoreTable:
@@ -176,15 +165,13 @@ class ScoreTable:
 
     def fill(
         self, stream: Iterable[FileScores], count: int, report: Callable[[int, int], object]
-    ) -> list[tuple[str, ...]]:
-        """Write rows as they come; the reader's notes on each file."""
+    ) -> Iterator[tuple[str, ...]]:
+        """Write rows as they come; gives the reader's notes on each file."""
         report(0, count)
-        notes = []
         for number, scores in enumerate(stream, 1):
             self.add(scores)
-            notes.append(scores.notes)
             report(number, count)
-        return notes
+            yield scores.notes
 
     def add(self, scores: FileScores) -> None:
         """Write one row, to the one table or the other; OutputError if it is gone."""
@@ -206,13 +193,17 @@ class ScoreTable:
             self._journal.add({name: self._stamps[name]})
         _append(self._file, self._write_row(name))
 
-    def join(self, shards: Iterable["ScoreTable"]) -> None:
-        """Take over the rows of other tables, in the order of the stamps; those here stay."""
-        rows = {name: row for table in shards for name, row in table.rows.items()} | self.rows
-        new = rows.keys() & self._stamps.keys() - self.rows.keys()
-        if new:
+    def join_shards(self, identity: Json) -> None:
+        """Take over the rows of shards in the folder, by the stamps' order; those here stay."""
+        with lock_shards(self.path.parent) as shards:
+            for place in shards:
+                _require_same(place, identity)
+            tables = [ScoreTable(place, self.interpretation, self._stamps) for place in shards]
+        rows = {name: row for table in tables for name, row in table.rows.items()} | self.rows
+        if new := rows.keys() & self._stamps.keys() - self.rows.keys():
             self._journal.add({name: self._stamps[name] for name in self._stamps if name in new})
             self.rows = {n: rows[n] for n in self._stamps if n in rows} | self.rows
+            self.failures = {n: why for n, why in self.failures.items() if n not in new}
             self._write()
 
     def interpret(self, interpretation: Interpretation) -> None:

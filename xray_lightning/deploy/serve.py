@@ -197,9 +197,7 @@ class Desk:
     ) -> ModelFindings:
         model, header = self.models[name], data if is_dicom(data) else None
         square, reading, gate = model.fit(film)[None], model.interpretation, model.gate
-        scores, (opinion,) = model.score_and_check(
-            square, [check_file(gate, header, notes) if gate else ()]
-        )
+        scores, (opinion,) = model.score_and_check(square, [check_file(gate, header, notes)])
         require_scores(scores, ["the film"])
         findings, drawn = Findings(scores, reading, square, model), [None] * len(model.labels)
         if maps:
