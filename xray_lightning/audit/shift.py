@@ -14,11 +14,11 @@ from threadpoolctl import threadpool_limits
 from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows, varies
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.compare import holm
-from xray_lightning.metrics.intervals import Floats, Interval, divided, percentile_interval
+from xray_lightning.metrics.intervals import Floats, Interval, Mask, divided, percentile_interval
 from xray_lightning.records import prevalence
 from xray_lightning.results import Result
 
-Shares = dict[str, tuple[Floats, Floats]]  # name to numerator and denominator, (N,) each
+Shares = dict[str, tuple[Floats | Mask, Floats | Mask]]  # numerator and denominator, (N,) each
 Groups = Mapping[str, Rows]  # by name: the last is compared with the one before it, the base
 
 # What NIH's list calls train_val: a publisher's facts are about the two together.
@@ -105,9 +105,8 @@ def compare_prevalence(
     table: LabelTable, groups: Groups, bootstrap: PatientBootstrap
 ) -> list[Quantity]:
     """Share of positive images among those whose target is known, of each label."""
-    known = (~np.isnan(table.targets)).astype(np.float64)
-    positive = (table.targets == 1).astype(np.float64)
-    shares = {label: (positive[:, i], known[:, i]) for i, label in enumerate(table.labels)}
+    columns = zip(table.labels, (table.targets == 1).T, ~np.isnan(table.targets).T, strict=True)
+    shares: Shares = {label: (positive, known) for label, positive, known in columns}
     return _compare(dict.fromkeys(groups, shares), groups, bootstrap)
 
 
@@ -117,14 +116,13 @@ def compare_metadata(
     """Means of age and follow-up number, shares of each sex and view, images per patient."""
     shares: Shares = {}
     for name, column in (("age", table.age), ("follow-up number", table.follow_up)):
-        shares[name] = (np.nan_to_num(column), (~np.isnan(column)).astype(np.float64))
+        shares[name] = (np.nan_to_num(column), ~np.isnan(column))
     for name, words in (("sex", table.sex), ("view", table.view)):
-        known = (words != "").astype(np.float64)
         for word in sorted(set(words.tolist()) - {""}):
-            shares[f"{name} {word}"] = ((words == word).astype(np.float64), known)
+            shares[f"{name} {word}"] = (words == word, words != "")
     by_group = {group: dict(shares) for group in groups}
     if table.patients_known:
-        known = (~np.isnan(table.images_of_patient)).astype(np.float64)
+        known = ~np.isnan(table.images_of_patient)
         for group, rows in groups.items():
             weight = np.zeros(len(table.patients))
             codes = table.patients[rows]

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import Rectangle, box_to_square, padding
-from xray_lightning.data.source import Source
+from xray_lightning.data.source import Mask, Source
 from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.explain import maps
 from xray_lightning.explain.localisation import BOXES, MASKS, AnnotatedMaps, Boxes
@@ -36,9 +36,7 @@ RULES = {  # of a finding's heat maps
 BATCH = 16  # images a pass
 
 
-def order_rows(
-    rule: str, scores: Floats, targets: Floats, has_box: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int64]:
+def order_rows(rule: str, scores: Floats, targets: Floats, has_box: Mask) -> Rows:
     """Rows of one finding in the order one of ``RULES`` takes them, by scores and targets (n,)."""
     if rule in ("fixed", "boxes"):
         return np.flatnonzero(targets == 1 if rule == "fixed" else has_box)
