@@ -9,7 +9,6 @@ import xray_lightning as xl
 from xray_lightning.cli.config import make
 from xray_lightning.cli.opening import Opened, read_settings
 from xray_lightning.cli.settings import find_checkpoint
-from xray_lightning.evaluation.predict import origin_of
 from xray_lightning.report.evaluation_table import evaluation_lines
 
 
@@ -86,7 +85,7 @@ def test_unknown_patients_are_said(rsna_folder, tmp_path: Path, mapped: bool) ->
     records = data.subset_records("test")
     scores = np.linspace(0, 1, len(records), dtype=np.float32)[:, None]
     predictions = xl.Predictions.of(records, data.labels, scores)
-    origin = origin_of(data, "test", "none", "f00d", overlap_known=found.overlap_known)
+    origin = xl.Origin.of(source, data.split, "test", overlap_known=found.overlap_known)
     evaluation = xl.evaluate(predictions, records, origin, draws=5)
     assert (evaluation.patients_known, evaluation.origin.overlap_known) == (mapped, mapped)
     lines = evaluation_lines(evaluation, "rsna")

@@ -12,7 +12,7 @@ from xray_lightning.data.nih_expert import NihExperts, Truth
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.data.source import choose_labels
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
-from xray_lightning.evaluation.predictions import Predictions, read_own
+from xray_lightning.evaluation.predictions import TABLE, Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, find_pooled, read_data_title, read_runs
 from xray_lightning.metrics import compare as paired
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
@@ -25,7 +25,6 @@ from xray_lightning.results import Json, Result
 from xray_lightning.wording import tell
 from xray_lightning.writing import read_json
 
-TABLE = "predictions_test.csv"
 ACTED_ON = (0.05, 0.1, 0.2)  # thresholds of net benefit, unless others are asked for
 
 Model = str | Path | Predictions | Sequence[Predictions]

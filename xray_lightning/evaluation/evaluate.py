@@ -14,18 +14,14 @@ from xray_lightning.evaluation import priors as rules
 from xray_lightning.evaluation.predictions import Origin, Predictions
 from xray_lightning.evaluation.published import Published, comparable
 from xray_lightning.metrics import decisions
+from xray_lightning.metrics import operating_points as fitting
 from xray_lightning.metrics import subgroups as fairness
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.calibration import Calibration, Reliability, measure_reliability
 from xray_lightning.metrics.decisions import require_shares
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
 from xray_lightning.metrics.intervals import Array, Estimate, divided
-from xray_lightning.metrics.operating_points import (
-    Calls,
-    OperatingPoints,
-    count_wrong_calls,
-    fit_operating_point,
-)
+from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, is_known, patients_known, prevalence
 from xray_lightning.results import Json, Result
 
@@ -94,7 +90,7 @@ class Evaluation(Result):
     operating_points: OperatingPoints | None  # that were applied; None: none
     priors: rules.Pairs  # label -> the prevalence that its calibration was corrected from, and to
     prior_tests: dict[str, rules.PriorTest]  # label -> what such a correction does on known targets
-    calls: Calls | None  # misses and false alarms of the operating points; None without any
+    calls: fitting.Calls | None  # misses and false alarms of the operating points; None without any
     # a row for each label and the mean in each group; empty if not asked for
     subgroups: list[fairness.Subgroup]
     # errors of any finding in each group; empty without operating points
@@ -230,7 +226,7 @@ def measure_use(
     reliability, net_benefit, at_prevalence, selective = parts.values()
     both = predictions.scores, predictions.targets
     chosen = points.thresholds if points else {}
-    parts["calls"] = count_wrong_calls(labels, *both, chosen) if chosen else None
+    parts["calls"] = fitting.count_wrong_calls(labels, *both, chosen) if chosen else None
     parts["doubts"] = find_doubts(predictions, doubts, calibrations) if doubts else []
     parts["hierarchy"] = decisions.count_violations(codes, labels, *both, find_ancestors(labels))
     for label, scores, targets in zip(labels, *(array.T for array in both), strict=True):
@@ -296,14 +292,14 @@ def fit_operating_points(
     bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
     how: Json = {"rule": rule, "value": value, "calibration": calibration}
     columns = zip(predictions.labels, predictions.scores.T, predictions.targets.T, strict=True)
-    points = {k: fit_operating_point(s, t, bootstrap, **how) for k, s, t in columns}
+    points = {k: fitting.fit_operating_point(s, t, bootstrap, **how) for k, s, t in columns}
     groups: dict[str, dict[str, dict[str, float]]] = {}
     for dimension, group, own in fairness.iterate_groups(records):
         lines = groups.setdefault(dimension, {}).setdefault(group, {})
         few = PatientBootstrap(bootstrap.codes[own == group], 1)  # for no interval
         sides = predictions.scores[own == group].T, predictions.targets[own == group].T
         for label, told, truth in zip(predictions.labels, *sides, strict=True):
-            point = fit_operating_point(told, truth, few, **how | {"calibration": None})
+            point = fitting.fit_operating_point(told, truth, few, **how | {"calibration": None})
             lines |= {} if np.isnan(point.threshold) else {label: point.threshold}
     images = fingerprint({subset: predictions.image_ids})
     sets, conformal = {label: (label,) for label in predictions.labels}, {}

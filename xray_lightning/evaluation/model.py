@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from xray_lightning.data.vocabulary import find_wording, list_findings
 from xray_lightning.errors import ConfigError, DataError, SplitError, XrayError, require_choice
 from xray_lightning.evaluation import predictions as tables
 from xray_lightning.evaluation.predict import predict_subset
-from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.predictions import TABLE, Predictions
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, read_column
 from xray_lightning.training.task import XrayTask
@@ -29,8 +29,6 @@ from xray_lightning.writing import read_json, write_json
 
 CHOICES = ("exclude", "report")
 FindOwn = Callable[[], XrayDataModule | None]  # a checkpoint's own data; None: not at hand
-
-TABLE = "predictions_test.csv"
 OpenData = Callable[[Checkpoint], XrayDataModule]
 
 
@@ -110,12 +108,12 @@ def separate_patients(
     # compared, a choice compares pixels with the checkpoint's own data; without a choice: None.
     if choice is not None:
         require_choice("overlap", choice, CHOICES)
-    records = data.subset_records("test")
-    seen = seen_before(description, data.source.population, records)
-    if seen is None and choice:
-        seen = _find_by_pixels(description, data, choice, find_own)
-    if seen is None:
+    find = partial(_require_own, description, data, choice, find_own) if choice else lambda: None
+    about, cache_dir = (description, data.source, data.subset_records("test")), data.cache_dir
+    met = recognise_patients(*about, find, cache_dir=cache_dir)
+    if not met.how:
         return None
+    seen = met.seen
     if not seen.any():
         return {"test": data.split}
     if choice is None:
@@ -136,26 +134,23 @@ def separate_patients(
     return subsets
 
 
-def _find_by_pixels(
+def _require_own(
     description: Description, data: XrayDataModule, choice: str, find_own: FindOwn
-) -> npt.NDArray[np.bool_]:
-    """Whether the patient of each test image was learned from, by the pixels of its own data."""
+) -> XrayDataModule:
+    """The data of a checkpoint whose patients cannot be compared with others by their ids."""
     reason = ""
     try:
-        own = find_own()
+        if own := find_own():
+            return own
     except XrayError as error:
-        own, reason = None, f": {error}"
-    if own is None:
-        known, here = description.split.get("population"), data.source.population
-        raise ConfigError(
-            f"overlap={choice}: patients of the checkpoint ({known or 'unknown'}) and of "
-            f"{data.source.title} ({here or 'unknown'}) cannot be compared by their ids, nor by "
-            f"pixels, for the data it was trained on is not at hand{reason}. "
-            + (data.source.unknown_patients or "Put that back where its run found it")
-        )
-    records = data.subset_records("test")
-    about, caches = (description, data.source, records), data.cache_dir
-    return recognise_patients(*about, lambda: own, cache_dir=caches).seen
+        reason = f": {error}"
+    known, here = description.split.get("population"), data.source.population
+    raise ConfigError(
+        f"overlap={choice}: patients of the checkpoint ({known or 'unknown'}) and of "
+        f"{data.source.title} ({here or 'unknown'}) cannot be compared by their ids, nor by "
+        f"pixels, for the data it was trained on is not at hand{reason}. "
+        + (data.source.unknown_patients or "Put that back where its run found it")
+    )
 
 
 def choose_test_images(

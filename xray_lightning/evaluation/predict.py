@@ -16,16 +16,13 @@ from xray_lightning.data.samplers import Shard
 from xray_lightning.errors import require_choice
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
 from xray_lightning.evaluation.predictions import Origin, Predictions, require_scores
-from xray_lightning.hub import name_place
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.training.callbacks.epochs import gather
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import Json, to_plain, write_json
 
-Summary = Json
 Scores = npt.NDArray[np.float32]
-ScoredShard = tuple[list[int], Scores]  # positions in the subset, and their scores (n, L)
 
 
 def predict_subset(
@@ -53,7 +50,7 @@ def predict_subset(
     return Predictions.of(records, data.labels, scores[:, columns])
 
 
-def assemble_scores(shards: Sequence[ScoredShard], count: int) -> Scores:
+def assemble_scores(shards: Sequence[tuple[list[int], Scores]], count: int) -> Scores:
     """Scores in table order, (count, L), from the positions and scores of each process."""
     positions = np.concatenate([np.asarray(each, dtype=np.int64) for each, _ in shards])
     scores = np.concatenate([each for _, each in shards])
@@ -68,7 +65,7 @@ def assemble_scores(shards: Sequence[ScoredShard], count: int) -> Scores:
     return table
 
 
-def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") -> Summary:
+def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") -> Json:
     """AUROC per label and its mean over the defined ones, with images, patients and positives.
 
     Returns:
@@ -90,16 +87,6 @@ def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") 
     }
 
 
-def origin_of(
-    data: XrayDataModule, subset: str, tta: str, weights: str, checkpoint: Path | None = None,
-    *, overlap_known: bool = True,
-) -> Origin:  # fmt: skip
-    """Where predictions on a subset come from; ``weights``: their SHA-256."""
-    place = name_place(checkpoint) if checkpoint else None
-    about = {"weights_sha256": weights, "overlap_known": overlap_known, "checkpoint": place}
-    return Origin.of(data.source, data.split, subset, tta=tta, **about)
-
-
 def evaluate_run(
     data: XrayDataModule,
     predictions: Mapping[str, Predictions],
@@ -117,10 +104,11 @@ def evaluate_run(
     store_operating_points(best, points.to_json())
     weights = load_checkpoint(best).weights_sha256
     write_json({**points.to_json(), "weights_sha256": weights}, run / "operating_points.json")
+    about = {"tta": tta, "weights_sha256": weights, "overlap_known": True}
     evaluation = evaluate(
         predictions["test"],
         data.subset_records("test"),
-        origin_of(data, "test", tta, weights),
+        Origin.of(data.source, data.split, "test", **about),
         operating_points=points,
         draws=draws,
         learned=data.subset_targets("train"),

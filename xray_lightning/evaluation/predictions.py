@@ -18,6 +18,7 @@ from xray_lightning.records import Record, is_known, read_column, target_matrix
 from xray_lightning.results import Result
 from xray_lightning.writing import for_spreadsheet, open_replacing, read_json
 
+TABLE = "predictions_test.csv"  # of a run
 TARGET = "target_"
 SCORE = "score_"
 PROBABILITY, CALL = "probability_", "call_"  # beside the scores of new files

@@ -14,15 +14,8 @@ from xray_lightning.data.partition import Split
 from xray_lightning.data.source import Source
 from xray_lightning.data.tables import Table, read_table, require_whole
 from xray_lightning.errors import MissingImagesError, TableError
-from xray_lightning.evaluation.predictions import (
-    CALL,
-    PROBABILITY,
-    SCORE,
-    TARGET,
-    Origin,
-    Predictions,
-    read_score_column,
-)
+from xray_lightning.evaluation import predictions as written
+from xray_lightning.evaluation.predictions import Origin, Predictions, read_score_column
 from xray_lightning.records import ALIASES, Record, take_records
 from xray_lightning.wording import name_first
 from xray_lightning.writing import from_spreadsheet
@@ -56,7 +49,7 @@ def read_scores(
             columns for it, or a cell that is not a score in [0, 1].
     """
     table = read_table(path)
-    if any(name.startswith(TARGET) for name in table.columns):  # written by this package
+    if any(name.startswith(written.TARGET) for name in table.columns):  # written by this package
         require_whole(path)
     column, matches = _find_ids(table, images)
     known = np.array([image is not None for image in matches], dtype=np.bool_)
@@ -164,7 +157,8 @@ def _choices(
     ends = {label: spell(label) for label in labels}
     pairs = product(spelt, ends.values())
     starts = {text.removesuffix(end) for text, end in pairs if text.endswith(end)}
-    beside = {TARGET, PROBABILITY, CALL} if spell(SCORE) in starts else {TARGET}  # of xray predict
+    own = {written.TARGET, written.PROBABILITY, written.CALL}  # of xray predict, beside scores
+    beside = own if spell(written.SCORE) in starts else {written.TARGET}
     prefixes = sorted(starts - set(map(spell, beside)))
     return [{k: spelt.get(start + end, []) for k, end in ends.items()} for start in prefixes]
 

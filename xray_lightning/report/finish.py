@@ -17,11 +17,12 @@ from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha25
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS, Split
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate
-from xray_lightning.evaluation.predict import evaluate_run, origin_of, predict_subset, summarise
-from xray_lightning.evaluation.predictions import Predictions, write_predictions
+from xray_lightning.evaluation.predict import evaluate_run, predict_subset, summarise
+from xray_lightning.evaluation.predictions import Origin, Predictions, write_predictions
 from xray_lightning.evaluation.priors import VALIDATION, Prior, resolve_prior
 from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.folders import prepare_folder
+from xray_lightning.hub import name_place
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report import figures
@@ -162,8 +163,7 @@ def evaluate_checkpoint(
     resolve_prior(prior, data.labels, points)  # refuses it before long work
     task = XrayTask(checkpoint.build_net(), labels=description.labels, tta=tta)
     trained = description.split.get("subsets", {}).get("train")
-    summaries: dict[str, Json] = {}
-    evaluations: dict[str, Evaluation] = {}
+    summaries, evaluations = dict[str, Json](), dict[str, Evaluation]()
     for name, split in splits.items():
         data.split = split
         place = prepare_folder(folder if name == "test" else folder / name)
@@ -171,12 +171,13 @@ def evaluate_checkpoint(
         summaries[name] = summary["test"]
         if trainer.is_global_zero:
             write_json(summary, place / "metrics.json")
-            about = tta, checkpoint.weights_sha256, checkpoint.path
+            about: Json = {"tta": tta, "weights_sha256": checkpoint.weights_sha256}
+            about |= {"overlap_known": overlap_known, "checkpoint": name_place(checkpoint.path)}
             own = trained == split.subset_fingerprints["train"]
             evaluations[name] = evaluate(
                 predictions["test"],
                 data.subset_records("test"),
-                origin_of(data, "test", *about, overlap_known=overlap_known),
+                Origin.of(data.source, split, "test", **about),
                 operating_points=points,
                 draws=draws,
                 learned=data.subset_targets("train") if own else None,
