@@ -6,7 +6,6 @@ one that had not, but half of what the area alone would give. So a map that is c
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -47,27 +46,21 @@ def to_grey(images: Tensor) -> npt.NDArray[np.uint8]:
     return np.asarray(images[:, 0].mul(255).round().to(torch.uint8).numpy())
 
 
-class Body(NamedTuple):
-    """The body with everything in it, and the dark parts in it, (H, W) bool each."""
-
-    inside: Mask
-    lungs: Mask
-
-
-def find_body(pixels: Pixels) -> Body:
-    """The body: the largest piece above Otsu's threshold of the blurred image, rows filled."""
-    # What was filled is the lungs, and a gap between trunk and arm. All, where nothing stands out.
+def find_body(pixels: Pixels) -> tuple[Mask, Mask]:
+    """The body with everything in it, and the dark parts in it, (H, W) each."""
+    # The largest piece above Otsu's threshold of the blurred image, rows filled; what was filled is
+    # the lungs, and a gap between trunk and arm. All, where nothing stands out.
     smooth = cv2.GaussianBlur(pixels, (0, 0), 0.015 * min(pixels.shape))
     _, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     count, pieces, sizes, _ = cv2.connectedComponentsWithStats(bright)
     if count < 2:
-        return Body(np.ones(pixels.shape, np.bool_), np.zeros(pixels.shape, np.bool_))
+        return np.ones(pixels.shape, np.bool_), np.zeros(pixels.shape, np.bool_)
     largest = pieces == 1 + sizes[1:, cv2.CC_STAT_AREA].argmax()
     from_left, from_right = (
         np.logical_or.accumulate(largest[:, ::step], axis=1)[:, ::step] for step in (1, -1)
     )
     inside = from_left & from_right
-    return Body(inside, inside & ~largest)
+    return inside, inside & ~largest
 
 
 def mask_border(shape: tuple[int, int], depth: float = BORDER) -> Mask:
@@ -181,12 +174,12 @@ def occlude(net: XrayNet, images: Tensor, marker: Mask | None, seed: int) -> dic
     for start in range(0, len(images), BATCH):
         covered = []  # of each image, (R, 2, H, W)
         for row, pixels in enumerate(to_grey(images[start : start + BATCH]), start):
-            body, shape = find_body(pixels), pixels.shape
+            (inside, lungs), shape = find_body(pixels), pixels.shape
             regions = {"corners": mask_corners(shape), "border": mask_border(shape)}
-            regions["letters"] = mask_letters(pixels, body.lungs)
+            regions["letters"] = mask_letters(pixels, lungs)
             regions |= {} if marker is None else {MARKER: marker[row]}
             pairs = [
-                (mask, mask_elsewhere(mask, body.inside, np.random.default_rng((seed, row))))
+                (mask, mask_elsewhere(mask, inside, np.random.default_rng((seed, row))))
                 for mask in regions.values()
             ]
             covered.append([[cover(pixels, mask) for mask in pair] for pair in pairs])
@@ -249,7 +242,7 @@ def measure_energy(
     """Energy of maps (n, h, w) of images (n, 1, H, W) in [0, 1] with their label, by region."""
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in DEPTHS}
     for values, pixels in zip(maps, to_grey(images), strict=True):
-        inside, shape = find_body(pixels).inside, pixels.shape
+        (inside, _), shape = find_body(pixels), pixels.shape
         energy = normalise_map(values, shape, grids)
         masks = ~inside, mask_border(shape), mask_corners(shape)
         for name, mask in zip(DEPTHS, masks, strict=True):

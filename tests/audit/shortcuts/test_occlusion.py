@@ -36,7 +36,7 @@ def test_what_the_network_is_shown() -> None:
     assert list(found) == ["corners", "border", "letters", "planted marker"]
     assert list(occlusion.occlude(net(), images[:2], None, seed=5)) == list(found)[:3]
     row, mask = occlusion.BATCH + 1, occlusion.mask_corners((SIZE, SIZE))
-    other = mask_elsewhere(mask, find_body(pixels[row]).inside, np.random.default_rng((5, row)))
+    other = mask_elsewhere(mask, find_body(pixels[row])[0], np.random.default_rng((5, row)))
     for values, region in ((found["corners"].logits, mask), (found["corners"].control, other)):
         shown = torch.from_numpy(occlusion.cover(pixels[row], region))[None, None] / 255
         np.testing.assert_allclose(values[row], run_batches(net(), shown)[0], atol=1e-5)
