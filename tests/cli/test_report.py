@@ -70,12 +70,8 @@ def test_end_of_training(run_folder, caplog: pytest.LogCaptureFixture) -> None:
     metrics = json.loads((run_folder / "metrics.json").read_text())
     (run_folder / "metrics.json").unlink()  # written last
     source = Phantom(patients=150)
-    objects = (
-        source,
-        patient_split(source.records, None, fractions=(0.4, 0.3, 0.3)),
-        metrics,
-        run_folder,
-    )
+    split = patient_split(source.records, None, fractions=(0.4, 0.3, 0.3))
+    objects = source, split, metrics, run_folder
     config = OmegaConf.load(run_folder / "config.yaml")
     closing_report(config, *objects)
     assert (run_folder / "report.html").is_file()

@@ -12,19 +12,11 @@ from xray_lightning.errors import DataNotFoundError
 
 WATCHED = """
 import sys
-code = 0
+from xray_lightning.cli.app import main
 try:
-    if sys.argv[1] == "train.py":
-        from xray_lightning.cli.train import train
-        sys.argv = sys.argv[1:]
-        code = train(sys.argv[1:])
-    else:
-        from xray_lightning.cli.app import main
-        main()
-except SystemExit as stop:
-    code = stop.code
-print("torch" if "torch" in sys.modules else "light")
-sys.exit(code)
+    main()
+finally:
+    print("torch" if "torch" in sys.modules else "light")
 """
 
 
@@ -37,17 +29,17 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("train.py seed=abc", "seed must be a number"),
-        ("train.py lr=0.1", "optim.optimizer.lr"),
-        ("train.py model=xcepton", "Could not find 'model/xcepton'"),
-        ("train.py model=nothing", "Available options in 'model'"),
-        ("train.py image_sise=3", "unknown setting image_sise: image_size"),
-        ("train.py data=nih data.root=nowhere", "nowhere does not exist"),
-        ("train.py trainer.devices=0", "trainer.devices must be at least 1"),
-        ("train.py optim.optimizer.lr=nan", "optim.optimizer.lr must be a number"),
-        ("train.py data=csv data.table=none.csv", "there is no table none.csv"),
-        ("train.py resume=none", "no config.yaml there"),
-        ("train.py -m +lr=0.1 seed=0,1", "optim.optimizer.lr"),
+        ("train seed=abc", "seed must be a number"),
+        ("train lr=0.1", "optim.optimizer.lr"),
+        ("train model=xcepton", "Could not find 'model/xcepton'"),
+        ("train model=nothing", "Available options in 'model'"),
+        ("train image_sise=3", "unknown setting image_sise: image_size"),
+        ("train data=nih data.root=nowhere", "nowhere does not exist"),
+        ("train trainer.devices=0", "trainer.devices must be at least 1"),
+        ("train optim.optimizer.lr=nan", "optim.optimizer.lr must be a number"),
+        ("train data=csv data.table=none.csv", "there is no table none.csv"),
+        ("train resume=none", "no config.yaml there"),
+        ("train -m +lr=0.1 seed=0,1", "optim.optimizer.lr"),
         ("evaluate none.ckpt", "no checkpoint at none.ckpt"),
         ("evaluate any.ckpt loss=focal", "loss: an evaluation can change only data, split"),
         ("evaluate any.ckpt tta=flop", "tta must be none or flip, got 'flop'"),

@@ -134,10 +134,8 @@ def test_no_verb_builds_it(foreign: Callable[..., Path], tmp_path: Path, key: st
     with pytest.raises(ConfigError, match=r"trust must be true or false, got 'yes'"):
         resume_run(run, ["trust=yes"])
     best = foreign({key: {"x": call} if key == "logger" else call, "trust": True})
-    with pytest.raises(
-        ConfigError, match=r"config.yaml: .*pathlib"
-    ):  # the file cannot say so itself
-        resume_run(run, [])
+    with pytest.raises(ConfigError, match=r"config.yaml: .*pathlib"):
+        resume_run(run, [])  # the file cannot say so itself
     with pytest.raises(ConfigError, match=r"best.ckpt: .*pathlib"):
         open_checkpoint(best, [])
     config, _ = resume_run(run, ["trust=true"])  # the user's own

@@ -1,6 +1,7 @@
 """Heads against their papers' formulas, written with loops, and against timm's ML-Decoder."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -54,23 +55,6 @@ def classified(head: Any, pooled: Any) -> Array:
     return array(head.classifier.weight) @ np.array(pooled) + array(head.classifier.bias)
 
 
-def naive_average(head: Any, places: Array) -> Array:
-    return classified(head, places.mean(0))
-
-
-def naive_max(head: Any, places: Array) -> Array:
-    return np.max([classified(head, place) for place in places], axis=0)
-
-
-def naive_gem(head: Any, places: Array) -> Array:
-    return classified(head, pmean(places, head.power.item(), axis=0))
-
-
-def naive_lse(head: Any, places: Array) -> Array:
-    r, s = head.sharpness, len(places)
-    return classified(head, logsumexp(r * places, axis=0, b=1 / s) / r)
-
-
 def naive_attention(head: Any, places: Array) -> Array:
     content, gate, score = (array(m.weight) for m in (head.content, head.gate, head.score))
     logits = []
@@ -100,8 +84,17 @@ def naive_csra(head: Any, places: Array) -> Array:
     return logits
 
 
-NAIVE = {"average": naive_average, "max": naive_max, "gem": naive_gem, "lse": naive_lse}
-NAIVE |= {"attention": naive_attention, "pcam": naive_pcam, "csra": naive_csra}
+def naive_lse(head: Any, places: Array) -> Array:
+    r, s = head.sharpness, len(places)
+    return classified(head, logsumexp(r * places, axis=0, b=1 / s) / r)
+
+
+NAIVE: dict[str, Callable[[Any, Array], Array]] = {  # of one image, places (H * W, C)
+    "average": lambda head, places: classified(head, places.mean(0)),
+    "max": lambda head, places: np.max([classified(head, place) for place in places], axis=0),
+    "gem": lambda head, places: classified(head, pmean(places, head.power.item(), axis=0)),
+    **{"lse": naive_lse, "attention": naive_attention, "pcam": naive_pcam, "csra": naive_csra},
+}
 
 
 @pytest.mark.parametrize("name", NAIVE)

@@ -9,11 +9,11 @@ import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import AdamW
-from toy import data_fixture, quiet_trainer, toy_net
+from toy import data_fixture, toy_net
 
 from xray_lightning import Cosine, Description, XrayDataModule, XrayTask
 from xray_lightning.training.callbacks.epochs import MetricsFile
-from xray_lightning.training.run import AtomicCheckpointIO
+from xray_lightning.training.run import make_trainer
 
 Fit = Callable[..., tuple[XrayTask, Path]]
 data = data_fixture(14, batch_size=6)
@@ -24,23 +24,24 @@ def fit(data: XrayDataModule, tmp_path: Path) -> Fit:
     """Trains a new network; its folder holds weights.ckpt, last.ckpt and metrics.csv."""
 
     def run(
-        *callbacks: pl.Callback, name: str = "run", stop: int = 3, **settings: Any
+        *callbacks: pl.Callback,
+        name: str = "run",
+        stop: int = 3,
+        resume: Path | None = None,
+        **settings: Any,
     ) -> tuple[XrayTask, Path]:
         net = toy_net(data.labels)
         optimizer = partial(AdamW, lr=3e-3, weight_decay=0.5)
         task = XrayTask(net, optimizer=optimizer, head_lr=1e-2, schedule=Cosine())
         task.description = Description(net.config, dict(data.preprocessing), {})
         folder = tmp_path / name
-        resume = settings.pop("resume", None)
         keep = partial(ModelCheckpoint, folder, enable_version_counter=False)
         weights = keep("weights", monitor="step", mode="max", save_weights_only=True)
         ours = [weights, keep("last"), *callbacks, MetricsFile(folder / "metrics.csv"), Stop(stop)]
-        settings |= {"num_sanity_val_steps": 0, "use_distributed_sampler": False}
-        plugins = [AtomicCheckpointIO()]
-        trainer = quiet_trainer(folder, max_epochs=3, callbacks=ours, plugins=plugins, **settings)
+        factory = partial(pl.Trainer, accelerator="cpu", max_epochs=3, **settings)
         folder.mkdir(exist_ok=True)
-        more = {} if resume is None else {"ckpt_path": resume, "weights_only": True}
-        trainer.fit(task, data, **more)
+        trainer = make_trainer(factory, folder, ours)
+        trainer.fit(task, data, ckpt_path=resume, weights_only=True)
         return task, folder
 
     return run
