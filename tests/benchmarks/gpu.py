@@ -19,16 +19,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = map(str, (HERE.parents[1], HERE.parent, HERE))
 
+from running import ROOT, TRAIN, XRAY  # noqa: E402
 from test_step import GPU, Case, measure_step  # noqa: E402
 
 from xray_lightning import class_maps, load_classifier, read_predictions  # noqa: E402
@@ -36,15 +36,6 @@ from xray_lightning import class_maps, load_classifier, read_predictions  # noqa
 BF16, FLOAT32, SAME = 1e-3, 1e-5, 1e-6  # largest difference of a score in [0, 1]
 MAPS = 1e-3  # of a map, over its largest absolute value
 METHODS = ("cam", "gradcam", "gradcam++", "layercam", "gradient")
-XRAY = "from xray_lightning.cli.app import main; main()"
-
-
-class Row(NamedTuple):
-    """A figure and the bound it has to keep."""
-
-    what: str
-    value: float
-    bound: float
 
 
 @dataclass
@@ -54,7 +45,7 @@ class Rehearsal:
     folder: Path
     device: str
     small: bool
-    rows: list[Row] = field(default_factory=list)
+    rows: list[tuple[str, float, float]] = field(default_factory=list)  # a figure, its bound
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -88,18 +79,18 @@ class Rehearsal:
     def command(self, *arguments: str | Path) -> None:
         """Run train.py or a verb as its user would; a failure ends everything with its output."""
         first, *rest = map(str, arguments)
-        start = ["train.py"] if first == "train" else ["-c", XRAY, first]
+        start = TRAIN if first == "train" else [*XRAY, first]
         search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         place = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": search}}
-        done = subprocess.run([sys.executable, *start, *rest], **place, **streams)
+        done = subprocess.run([*start, *rest], **place, **streams)
         if done.returncode:
             raise SystemExit(
                 f"{first} {' '.join(rest)}: exit code {done.returncode}\n{done.stdout}"
             )
 
     def check(self, what: str, value: float, bound: float) -> None:
-        self.rows.append(Row(what, value, bound))
+        self.rows.append((what, value, bound))
         print(f"  {what}: {value:.3g} (at most {bound:g})", flush=True)
 
 
@@ -128,21 +119,17 @@ def train_and_resume(all_: Rehearsal) -> None:
 
 
 def evaluate_everywhere(all_: Rehearsal) -> None:
-    places = {
-        "same": all_.trainer,
-        "cpu": ["trainer=cpu"],
-        "float32": ["trainer=gpu" if all_.device == "cuda" else "trainer=cpu"],
-    }
-    places["float32"].append("trainer.precision=32-true")
+    float32 = [all_.trainer[0], "trainer.precision=32-true"]
+    places = {"same": all_.trainer, "cpu": ["trainer=cpu"], "float32": float32}
     for name, trainer in places.items():
         with all_.timed(f"evaluate, {' '.join(trainer)}"):
             out = f"hydra.run.dir={all_.folder / name}"
             all_.command("evaluate", all_.checkpoint, *trainer, "draws=50", out)
     own, cpu = scores_of(all_.run), scores_of(all_.folder / "cpu")
-    same, float32 = (scores_of(all_.folder / name) for name in ("same", "float32"))
+    same, single = (scores_of(all_.folder / name) for name in ("same", "float32"))
     all_.check("evaluate against the end of training", largest(same, own), SAME)
     all_.check("scores in bfloat16 against the CPU's", largest(own, cpu), BF16)
-    all_.check("scores in float32 against the CPU's", largest(float32, cpu), FLOAT32)
+    all_.check("scores in float32 against the CPU's", largest(single, cpu), FLOAT32)
     means = [
         json.loads((place / "metrics.json").read_text())["test"]["auroc"]["mean"]
         for place in (all_.run, all_.folder / "cpu")
@@ -197,10 +184,10 @@ def time_step(all_: Rehearsal) -> None:
 def show(all_: Rehearsal) -> None:
     named = torch.cuda.get_device_name() if all_.device == "cuda" else "CPU (rehearsal)"
     print(f"\n{named}, torch {torch.__version__}, {sum(all_.seconds.values()):.0f} s")
-    width = max(len(row.what) for row in all_.rows)
-    for row in all_.rows:
-        verdict = "kept" if row.value <= row.bound else "MISSED"
-        print(f"{row.what:{width}}  {row.value:10.3g}  {verdict} ({row.bound:g})")
+    width = max(len(what) for what, *_ in all_.rows)
+    for what, value, bound in all_.rows:
+        verdict = "kept" if value <= bound else "MISSED"
+        print(f"{what:{width}}  {value:10.3g}  {verdict} ({bound:g})")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -218,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
         for step in (train_and_resume, evaluate_everywhere, predict_files, explain, time_step):
             step(all_)
     show(all_)
-    return 0 if all(row.value <= row.bound for row in all_.rows) else 1
+    return 0 if all(value <= bound for _, value, bound in all_.rows) else 1
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from xray_lightning import BCE, Cosine, XrayNet, XrayTask
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.training.callbacks.epochs import EpochSeed, MetricsFile
 from xray_lightning.training.optim import parameter_groups
-from xray_lightning.training.run import AtomicCheckpointIO
+from xray_lightning.training.run import make_trainer
 
 UNVALIDATED = "ignore:.*have no `val_dataloader`"  # validation is no step
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings(UNVALIDATED)]
@@ -123,23 +123,16 @@ def measure_step(case: Case, folder) -> tuple[float, float, float]:
     task = XrayTask(net, BCE(), optimizer=OPTIMIZER, head_lr=HEAD_LR, schedule=Cosine())
     metrics = MetricsFile(folder / "metrics.csv")
     last = LambdaCallback(on_train_epoch_end=lambda trainer, module: turns.done())
-    trainer = pl.Trainer(
+    factory = partial(
+        pl.Trainer,
         accelerator="gpu" if case.device == "cuda" else case.device,
         devices=1,
         precision=case.precision,
         max_epochs=TURNS,
         gradient_clip_val=CLIP,
-        callbacks=[turns, EpochSeed(0), metrics, last],
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=folder,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
     )
+    callbacks, logger = [turns, EpochSeed(0), metrics, last], TensorBoardLogger(folder, name="")
+    trainer = make_trainer(factory, folder, callbacks, loggers=[logger], fit=False)
     try:
         trainer.fit(task, DataLoader(data, batch_size=None))
     finally:
