@@ -189,3 +189,10 @@ def test_one_way_to_write() -> None:
 def test_writing_is_noticed(text: str) -> None:
     (call,) = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     assert writes(call)
+
+
+def test_a_written_table_is_read_as_it_was(tmp_path: Path) -> None:
+    rows = [["file", "reason"], [os.fsdecode(b"\xff.dcm"), "=1+1"], ["two\nlines", "'-x, y"]]
+    writing.write_table(tmp_path / "t.csv", rows)
+    assert writing.read_written(tmp_path / "t.csv") == rows
+    assert writing.read_written(tmp_path / "none.csv") == []

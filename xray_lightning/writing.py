@@ -107,6 +107,14 @@ def write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(map(for_spreadsheet, row) for row in rows)
 
 
+def read_written(path: Path) -> list[list[str]]:
+    """The rows of a table of :func:`write_table`, its header first; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [[*map(from_spreadsheet, row)] for row in csv.reader(file)]
+
+
 def write_rows(path: Path | None, rows: Sequence[Any]) -> None:
     """Rows of the same values as a table: None is an empty cell; without rows there is no file."""
     plain = [to_plain(row) for row in rows]

@@ -5,7 +5,6 @@ else. It appears whole or not at all. One is done if it and its DICOM file are w
 it was written, by size, date and first bytes.
 """
 
-import csv
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from xray_lightning.errors import ConfigError, DataError, InvalidImageError
 from xray_lightning.folders import lock_folder
 from xray_lightning.results import Result
 from xray_lightning.shards import WHOLE, Shard, lock_shards
-from xray_lightning.writing import from_spreadsheet, open_replacing, write_table
+from xray_lightning.writing import read_written, write_file, write_table
 
 NAMES = "names.csv"
 DONE = ".convert.done"
@@ -149,10 +148,7 @@ def _write_tables(
 
 def _read_earlier(path: Path, header: Sequence[str], without: Collection[str]) -> list[list[str]]:
     """Rows of a table that an earlier run left, but for some files."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [[*map(from_spreadsheet, row)] for row in csv.reader(file)]
+    rows = read_written(path)
     return [row for row in rows[1:] if rows[0] == list(header) and row[0] not in without]
 
 
@@ -224,5 +220,4 @@ def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: int) -> None:
     kind = np.uint8 if bits == 8 else np.uint16
     grey = np.rint(pixels * np.float32(2**bits - 1)).astype(kind)  # of 8 bits as ``to_uint8``
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_replacing(path, "wb") as file:
-        file.write(cv2.imencode(".png", grey)[1].tobytes())
+    write_file(path, cv2.imencode(".png", grey)[1].tobytes())

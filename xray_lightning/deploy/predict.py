@@ -305,12 +305,8 @@ def _read_repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
     """The rows below the header; an unfinished last one is cut off the file."""
     if path.is_dir():
         raise TableError(f"{path} is a folder, where a table is to stand: name another folder")
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = [[*map(writing.from_spreadsheet, row)] for row in csv.reader(file)]
-        file.seek(0)
-        ended = file.read().endswith("\n")
+    rows = writing.read_written(path)
+    ended = not rows or path.read_bytes().endswith(b"\n")
     own = len(rows) == 1 or rows[:1] == [[*header]]
     if own and (not ended or (len(rows) > 1 and len(rows[-1]) < len(header))):
         rows.pop()  # a name may hold a line break, so an end of line alone does not tell
