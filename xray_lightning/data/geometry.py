@@ -39,8 +39,7 @@ def fit_square(image: Pixels, size: int) -> Pixels:
     if len(image) == size:
         return image
     method = cv2.INTER_AREA if size < len(image) else cv2.INTER_LINEAR
-    resized: Pixels = cv2.resize(image, (size, size), interpolation=method)  # type: ignore[assignment]
-    return resized
+    return np.asarray(cv2.resize(image, (size, size), interpolation=method), np.uint8)
 
 
 def box_to_square(box: Rectangle, frame: tuple[int, int], size: int) -> Rectangle:

@@ -127,8 +127,7 @@ def read_tables(root: Path, notes: list[str]) -> tuple[list[Table], dict[str, st
         return [table], dict(zip(table.text(_IMAGE), own, strict=True))
     tables, subsets = [], dict[str, str]()
     for name, subset in OWN.items():
-        names = [f"{FOLDER}/{name}", f"{FOLDER}_{name}"]
-        path = find_table(root, names, FACTS.expected, notes)
+        path = find_table(root, [f"{FOLDER}/{name}", f"{FOLDER}_{name}"], FACTS.expected, notes)
         tables.append(table := read(path, _IMAGE, *EXPERT_LABELS))
         if shared := sorted(subsets.keys() & table.text(_IMAGE)):
             raise TableError(f"{table.path}: {shared[0]} is in the other table too")

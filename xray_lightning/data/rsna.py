@@ -94,8 +94,7 @@ class Rsna(Source, published="rsna"):
             box_frame=[BOX_FRAME] * len(chosen),
             **describe_films(files, notes, read=headers),
         )
-        stray = paths.keys() - boxes.keys()
-        self.fill(records, notes, stray=stray, patients_told=bool(nih_map))
+        self.fill(records, notes, stray=paths.keys() - boxes.keys(), patients_told=bool(nih_map))
 
     @property
     def title(self) -> str:

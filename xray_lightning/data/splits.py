@@ -110,8 +110,7 @@ def official_split(
     settings = {"val_fraction": val_fraction, "seed": seed}
     subsets, faults = partition.locate_lists(records, official)
     if "train_val" in subsets:
-        rng = _make_generator(seed)
-        subsets |= _carve(records, subsets.pop("train_val"), val_fraction, rng)
+        subsets |= _carve(records, subsets.pop("train_val"), val_fraction, _make_generator(seed))
     return make_split("official", records, subsets, settings=settings, faults=faults)
 
 
@@ -190,8 +189,7 @@ def kfold_split(
     require_integer("folds", folds, 2)
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise ConfigError(f"fold must be from 0 to {folds - 1} (folds={folds}), got {fold}")
-    rng = _make_generator(seed)
-    tests = _assign_groups(records, "patient_id", [1 / folds] * folds, rng)
+    tests = _assign_groups(records, "patient_id", [1 / folds] * folds, _make_generator(seed))
     rest = np.concatenate([indices for number, indices in enumerate(tests) if number != fold])
     carved = _carve(records, rest, val_fraction, np.random.default_rng((seed, fold)))
     settings = {"folds": folds, "fold": fold, "seed": seed, "val_fraction": val_fraction}
@@ -210,8 +208,7 @@ def csv_split(records: Images, official: Lists | None, *, path: str | Path | Non
     """
     notes: list[str] = []
     if path is not None:
-        table = read_table(Path(path), "image", "split", once="image")
-        names = partition.read_split_column(table)
+        names = partition.read_split_column(read_table(Path(path), "image", "split", once="image"))
         named = {subset: (f"the {subset} set of {path}", ids) for subset, ids in names.items()}
         official, notes = partition.match_names(named, NameIndex(read_column(records, "image_id")))
     elif official is None or set(official) != set(SUBSETS):

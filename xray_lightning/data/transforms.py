@@ -29,8 +29,7 @@ class Augmentation:
         if self._compose is None:
             return image
         self._compose.set_random_seed(seed)
-        result: Image = self._compose(image=image)["image"]
-        return result
+        return np.asarray(self._compose(image=image)["image"])
 
 
 def augment_none() -> Augmentation:
@@ -89,8 +88,7 @@ def augment_rsna(
 
 def equalise(image: Image, clip_limit: float = 2.0, tiles: int = 8) -> Image:
     """Contrast-limited adaptive histogram equalisation (CLAHE), (H, W) uint8; never random."""
-    equalised = cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(image)
-    return np.asarray(equalised, dtype=np.uint8)
+    return np.asarray(cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(image), np.uint8)
 
 
 def _flip_and_move(

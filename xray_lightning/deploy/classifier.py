@@ -146,9 +146,8 @@ class Classifier:
                 pixels, dicom = read_input(image, value_range)
                 squares[row] = self.fit(pixels)
             told.append(check_file(self.gate, dicom, notes))
-        starts = range(0, len(listed), batch_size)
-        ends = [slice(start, start + batch_size) for start in starts]
-        checked = [self.score_and_check(squares[batch], told[batch]) for batch in ends]
+        batches = [slice(row, row + batch_size) for row in range(0, len(listed), batch_size)]
+        checked = [self.score_and_check(squares[batch], told[batch]) for batch in batches]
         empty = np.empty((0, len(self.labels)), np.float32)
         scores = np.concatenate([empty, *(scores for scores, _ in checked)])
         require_scores(scores, [f"number {row + 1}" for row in range(len(scores))])

@@ -89,8 +89,7 @@ class Deployed(nn.Module):
         self.net, self.flip = classifier.net, classifier.tta == "flip"
         read = classifier.interpretation
         self.calibrations = [read.calibrations.get(label) for label in classifier.labels]
-        thresholds = torch.tensor(read.thresholds, dtype=torch.float32)
-        self.register_buffer("thresholds", thresholds)
+        self.register_buffer("thresholds", torch.tensor(read.thresholds, dtype=torch.float32))
         points = read.operating_points.to_json() if read.operating_points else {}
         self.facts = {
             **{"labels": list(classifier.labels), "outputs": list(OUTPUTS), "tta": classifier.tta},

@@ -107,8 +107,7 @@ def overlap_table(
     """T(IoBB) at an overlap of 0.1, a row a label."""
     beside = {row.measure: row for row in published if row.measure in PAIR}
     works = [f"{beside[PAIR[0]].work} {beside[PAIR[0]].year}"] if beside else []
-    title = "T(IoBB) 0.1 (false boxes an image)"
-    table = empty_table(title, "label", method, "random", *works)
+    table = empty_table("T(IoBB) 0.1 (false boxes an image)", "label", method, "random", *works)
     for name, _, row in places.rows:
         cells = [
             _pair(*(getattr(row.methods[kind], metric)[OVERLAP].value for metric in PAIR))

@@ -65,8 +65,7 @@ def read_run(folder: Path, metrics: Values | None = None) -> Run:
         subset: _read(folder / f"predictions_{subset}.csv", lambda path: read_own(path, metrics))
         for subset in ("val", "test")
     }
-    load = Evaluation.from_json
-    evaluation = _read(folder / "evaluation.json", lambda path: load(_load(path)))
+    evaluation = _read(folder / "evaluation.json", lambda path: Evaluation.from_json(_load(path)))
     run = Run(
         folder,
         _read(folder / "config.yaml", lambda path: path.read_text(encoding="utf-8")),

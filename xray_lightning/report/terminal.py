@@ -136,8 +136,7 @@ def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[
         cells = number(row.first, 4), number(row.second, 4), number(row.difference, 4, "+"), ends
         add_row(differences, label, *cells, last=row is comparison.mean)
         tested = (row.p_value, row.corrected, row.delong, row.detectable)
-        shown = [number(value, 4) for value in tested]
-        add_row(tests, label, *shown, last=row is comparison.mean)
+        add_row(tests, label, *(number(p, 4) for p in tested), last=row is comparison.mean)
     further = [_margin_table(comparison.margin)] if comparison.margin else []
     further += [_use_table(comparison)] if comparison.net_benefit else []
     return [differences, tests, *further, *say("comparison", comparison)]

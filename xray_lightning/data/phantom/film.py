@@ -71,8 +71,8 @@ class Canvas:
 
     def pixels(self, outline: Points) -> npt.NDArray[np.int32]:
         """Points as OpenCV wants them, (..., 2) to (..., 2)."""
-        place = outline @ self.matrix + self.origin
-        return np.rint(place * (1 << FRACTION_BITS)).astype(np.int32)
+        places = (outline @ self.matrix + self.origin) * (1 << FRACTION_BITS)
+        return np.rint(places).astype(np.int32)
 
     def fill(self, outlines: Iterable[Points]) -> npt.NDArray[np.uint8]:
         """The union of outlines, 1 inside and 0 outside, (H, W)."""
@@ -161,5 +161,4 @@ def burn_text(pixels: Pixels, text: str, place: tuple[float, float]) -> None:
     size = len(pixels)
     corner = (round(place[0] * size), round(place[1] * size))
     height, stroke = size / 380, max(1, size // 160)
-    face = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(pixels, text, corner, face, height, 235.0, stroke, cv2.LINE_AA)
+    cv2.putText(pixels, text, corner, cv2.FONT_HERSHEY_SIMPLEX, height, 235.0, stroke, cv2.LINE_AA)

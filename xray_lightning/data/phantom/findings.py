@@ -66,8 +66,7 @@ def effusion(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     for lung in one_or_both(chest, draw, 0.35):
         across = np.linspace(0, 1, 24)
         depth = growth * draw.uniform(0.03, 0.24)
-        upper = 1 - depth - (0.12 + 0.3 * depth) * across**3
-        yield [lung.band(upper, 1.0, (0.0, 1.0))]
+        yield [lung.band(1 - depth - (0.12 + 0.3 * depth) * across**3, 1.0, (0.0, 1.0))]
 
 
 def infiltration(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
@@ -76,8 +75,7 @@ def infiltration(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
         across, down = draw.uniform(0.35, 0.7), draw.uniform(0.3, 0.75)
         spots: Region = []
         for _ in range(draw.integers(3, 6)):
-            shift = draw.normal(0, 0.12, 2)
-            place = lung.at(*np.clip(np.array([across, down]) + shift, 0.1, 0.9))
+            place = lung.at(*np.clip(np.array([across, down]) + draw.normal(0, 0.12, 2), 0.1, 0.9))
             spots.append(disc(place, growth * draw.uniform(0.04, 0.075, 2), draw.normal(0, 0.1, 3)))
         yield spots
 

@@ -121,8 +121,7 @@ def draw_history(seed: int, patient: int) -> list[Visit]:
     for follow_up in range(min(int(draw.geometric(1.0 / mean_visits)), MOST_VISITS)):
         if follow_up:  # some healed, perhaps a new one
             kept = {name for name in sorted(findings) if draw.random() < FINDINGS[name].stays}
-            new = draw_findings(draw, 0.38 if test else (0.3 if findings else 0.1))
-            findings = kept | new
+            findings = kept | draw_findings(draw, 0.38 if test else (0.3 if findings else 0.1))
         in_bed = 0.24 + 0.09 * min(len(findings), 3) + (0.14 if test else 0.0)
         view = "AP" if draw.random() < in_bed else "PA"
         names = tuple(label for label in CHEST_XRAY14 if label in findings)
