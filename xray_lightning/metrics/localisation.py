@@ -111,8 +111,11 @@ def detect_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
         raise ConfigError(f"thresholds are shares of the map's range in (0, 1], got {shares}")
     for share in shares if span > rounding(heat) else ():
         above = heat >= np.float32(min(low + share * span, high))
-        _, _, parts, _ = cv2.connectedComponentsWithStats(above.view(np.uint8), connectivity=8)
-        boxes += parts[1:, :4].tolist()  # left, top, width, height; the first is the background
+        outlines, nested = cv2.findContours(
+            above.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+        )
+        outer = [each for each, links in zip(outlines, nested[0], strict=True) if links[3] < 0]
+        boxes += [cv2.boundingRect(outline) for outline in outer]
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
