@@ -116,8 +116,9 @@ def _draw(bootstrap: PatientBootstrap, runs: Runs, targets: Array) -> Drawn:
     rankings = [bootstrap.ranking(run, targets) for run in runs]
     aurocs = np.stack([bootstrap.auroc(run, targets) for run in runs])
     left_out = [auroc_left_out(ranking, bootstrap.patients)[1:] for ranking in rankings]
-    rarer = sum_patients(rankings[0].codes, rankings[0].rarer, bootstrap.patients)
-    return aurocs, np.mean(left_out, axis=0), rarer
+    rarer = intervals.rarer_class(rankings[0].positive)
+    images = sum_patients(rankings[0].codes, rarer, bootstrap.patients)
+    return aurocs, np.mean(left_out, axis=0), images
 
 
 def _draw_labels(

@@ -198,11 +198,11 @@ def _draw(
             told = np.asarray(calibrate(ranking.scores))
             values[names[0]] = ranked.mean((told - ranking.positive) ** 2)
             values[names[1]] = calibration_errors(ranked, told, ranking.positive)
-    values |= _at_threshold(ranked, ranking.positive, called, threshold)
-    positive = ranking.positive
+    positive, rarer = ranking.positive, intervals.rarer_class(ranking.positive)
+    values |= _at_threshold(ranked, positive, called, threshold)
     masks = dict(zip(POINT, (positive, ~positive, called, ~called, positive), strict=True))
     masks |= dict.fromkeys((*SQUARES, *CALIBRATED), np.ones_like(positive))
-    masks |= dict.fromkeys(RANKED, ranking.rarer) | {"sensitivity_at_specificity": positive}
+    masks |= dict.fromkeys(RANKED, rarer) | {"sensitivity_at_specificity": positive}
     count = partial(sum_patients, ranking.codes, patients=bootstrap.patients)
     counts = {id(mask): [count(mask)] for mask in masks.values()}  # of each once
     return _Drawn(values, {metric: counts[id(mask)] for metric, mask in masks.items()})

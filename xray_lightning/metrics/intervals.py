@@ -117,7 +117,7 @@ def effective_patients(images: npt.ArrayLike) -> float:
 
 
 def rarer_class(positive: Mask) -> Mask:
-    """The images (n,) of the class that has fewer."""
+    """The images (n,) of the class that has fewer, on which an AUROC rests."""
     return positive if 2 * positive.sum() <= len(positive) else ~positive
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy  # .stats, a second's import, loads at its first use
 
-from xray_lightning.metrics.intervals import Array, Floats, Mask, divided, rarer_class
+from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
 from xray_lightning.records import is_known
 
 Counts = npt.NDArray[np.floating]  # (D, P): how often draw d took patient p
@@ -41,11 +41,6 @@ class Ranking:
         known = np.flatnonzero(is_known(targets))
         order = known[np.argsort(-scores[known], kind="stable")]
         return cls(codes[order], scores[order], targets[order] == 1)
-
-    @property
-    def rarer(self) -> Mask:
-        """The images of the rarer class, on which an AUROC rests, (n,)."""
-        return rarer_class(self.positive)
 
     @cached_property
     def places(self) -> tuple[Codes, ...]:

@@ -127,9 +127,10 @@ def _aurocs(scores: Array, targets: Array, codes: Codes, side: Mask) -> Side:
     aurocs, rarer = np.full((labels, 1 + patients), np.nan), np.zeros((labels, patients))
     for label in range(labels):
         ranking = Ranking.of(scores[side, label], targets[side, label], codes[side])
-        if min(ranking.positive.sum(), (~ranking.positive).sum()) >= MINIMUM:
+        few = intervals.rarer_class(ranking.positive)
+        if few.sum() >= MINIMUM:
             aurocs[label] = auroc_left_out(ranking, patients)
-            rarer[label] = sum_patients(ranking.codes, ranking.rarer, patients)
+            rarer[label] = sum_patients(ranking.codes, few, patients)
     return aurocs, rarer
 
 
