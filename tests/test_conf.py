@@ -14,7 +14,7 @@ from torch import nn
 
 import xray_lightning as xl
 from xray_lightning.cli.build import data_from, loss_from, run_callbacks, task_from
-from xray_lightning.cli.config import compose_settings, explain_error, make
+from xray_lightning.cli.config import compose_settings, explain_error, make, read_config
 from xray_lightning.cli.settings import Settings, require_settings, to_container
 from xray_lightning.report.gallery import Panel
 from xray_lightning.training.losses import effective_number_weights
@@ -181,8 +181,9 @@ def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
     assert found[xl.FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
     assert found[xl.EMA].decay == 0.99  # type: ignore[attr-defined]
     loss = compose_settings(["monitor=val/loss"])
-    plain = OmegaConf.create(to_container(plain))
-    del plain["monitor"], plain["tolerance"]  # as in the config.yaml of a run of an earlier version
+    del (saved := to_container(plain))["monitor"], saved["tolerance"]
+    OmegaConf.save(OmegaConf.create(saved), tmp_path / "config.yaml")  # of an earlier version
+    plain = OmegaConf.create(read_config(tmp_path))
     for config, wanted in ((plain, ("val/auroc", "max")), (loss, ("val/loss", "min"))):
         kinds = Best, EarlyStopping
         best, stop = (next(c for c in of(config) if isinstance(c, k)) for k in kinds)
