@@ -161,6 +161,14 @@ def present(source: Source) -> dict[str, set[str]]:
     return {image: {label for label, target in row if target == 1} for image, row in rows}
 
 
+def listed_patients(source: Source) -> dict[str, set[str]]:
+    """The patients of each official list; none is in two."""
+    lists = (source.official or {}).items()
+    found = {k: {r.patient_id for r in source.records if r.image_id in ids} for k, ids in lists}
+    assert sum(map(len, found.values())) == len(set().union(*found.values()))
+    return found
+
+
 def aurocs_of_labels(scores: np.ndarray, targets: np.ndarray) -> list[float]:
     """AUROC of each column (N, L) by scikit-learn; NaN where the known targets are of one kind."""
     from sklearn.metrics import roc_auc_score

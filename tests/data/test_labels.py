@@ -292,9 +292,7 @@ def test_metrics_take_a_share_as_unknown() -> None:
     def figures(targets: Any) -> list[Any]:
         tensors, metric = (torch.tensor(scores), torch.tensor(targets)), PerLabelAUROC(14)
         metric.update(*tensors)
-        columns = scores[:, 1], targets[:, 1]
-        ids = tuple(record.image_id for record in SHARES.records)
-        single = scores.astype(np.float32)
+        columns, single = (scores[:, 1], targets[:, 1]), scores.astype(np.float32)
         return [
             auroc_per_label(*tensors),
             metric.compute(),
@@ -302,7 +300,7 @@ def test_metrics_take_a_share_as_unknown() -> None:
             compare_aurocs(SHARES.labels, targets, patients, [scores], [scores**2 % 0.3], draws=30),
             choose_threshold(*columns, minimum_positives=1),
             fit_operating_point(*columns, bootstrap, minimum_positives=1),
-            xl.Predictions(SHARES.labels, ids, tuple(patients), targets, single).targets.tolist(),
+            xl.Predictions.of(SHARES.records, SHARES.labels, single, targets).targets.tolist(),
         ]
 
     assert repr(figures(soft)) == repr(figures(target_matrix(UNKNOWN.records)))

@@ -6,7 +6,6 @@ from dataclasses import replace
 from hashlib import sha256
 from itertools import permutations
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -308,40 +307,30 @@ def test_csv_split_refuses(tmp_path: Path, text: str, error: type, message: str)
         xl.csv_split(make_four(), None, path=write_table(tmp_path, text))
 
 
-@pytest.fixture(scope="module")
-def nih(shared_data: Path) -> SimpleNamespace:
+def test_nih_patient_splits_match_prevalence_and_seeds_really_differ(shared_data: Path) -> None:
     start = time.process_time()
     records = xl.ChestXray14(shared_data / "nih-metadata").records
     splits = [xl.patient_split(records, None, seed=0)]
-    seconds = time.process_time() - start
+    assert time.process_time() - start < 15  # of this process; 3 s on an idle machine
     splits += [xl.patient_split(records, None, seed=seed) for seed in range(1, 10)]
-    patients, images = np.unique([r.patient_id for r in records], return_counts=True)
-    heavy = set(patients[np.argsort(-images)[:100]].tolist())
-    return SimpleNamespace(records=records, splits=splits, seconds=seconds, heavy=heavy)
-
-
-def test_nih_patient_splits_match_prevalence(nih) -> None:
-    targets = target_matrix(nih.records)
+    targets = target_matrix(records)
     frequent = targets.sum(axis=0) >= 500
     assert frequent.sum() == 13
-    assert nih.seconds < 15  # of this process; 3 s on an idle machine
-    for split in nih.splits:
+    for split in splits:
         assert sum(map(len, split.subsets.values())) == 112_120
         shares = np.divide(sizes_of(split), 112_120)
         np.testing.assert_allclose(shares, [0.7, 0.1, 0.2], atol=0.005)
-        homes = [patients_of(nih.records, split, subset) for subset in SUBSETS]
+        homes = [patients_of(records, split, subset) for subset in SUBSETS]
         assert sum(map(len, homes)) == len(set().union(*homes)) == 30_805
         test, train = (targets[split.subsets[name]].mean(axis=0) for name in ("test", "train"))
         ratio = (test / train)[frequent]
         assert ratio.min() > 0.99
         assert ratio.max() < 1.01
-
-
-def test_nih_seeds_really_differ(nih) -> None:
-    tests = [patients_of(nih.records, split, "test") for split in nih.splits]
+    tests = [patients_of(records, split, "test") for split in splits]
     overlaps = [len(a & b) / len(a) for a, b in permutations(tests, 2)]
     assert 0.15 < min(overlaps) < max(overlaps) < 0.30
-    heavy = [test & nih.heavy for test in tests]
+    patients, images = np.unique([r.patient_id for r in records], return_counts=True)
+    heavy = [test & {*patients[np.argsort(-images)[:100]].tolist()} for test in tests]
     # 90 pairs of about 20 patients: chance gives 20 % within about 5 %
     assert 0.12 < np.mean([len(a & b) / len(a) for a, b in permutations(heavy, 2)]) < 0.28
     assert 0.15 < np.mean([len(test) for test in heavy]) / 100 < 0.25
