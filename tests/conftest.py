@@ -110,17 +110,12 @@ def make_dicom(
     """
     pixels = np.asarray(values)
     little = UID(syntax) != "1.2.840.10008.1.2.2"
-    dataset = Dataset()
-    dataset.SOPClassUID = SecondaryCaptureImageStorage
-    dataset.SOPInstanceUID = "1.2.3"
-    dataset.Rows, dataset.Columns = pixels.shape[:2]
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    bits = attributes.get("BitsAllocated", 16)
-    dataset.BitsAllocated = bits
-    dataset.BitsStored = bits
-    dataset.PixelRepresentation = 0
-    for keyword, value in attributes.items():
+    dataset, bits = Dataset(), attributes.get("BitsAllocated", 16)
+    usual = {"SOPClassUID": SecondaryCaptureImageStorage, "SOPInstanceUID": "1.2.3"}
+    usual |= {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
+    usual |= dict(zip(("Rows", "Columns"), pixels.shape[:2], strict=True))
+    usual |= {"BitsAllocated": bits, "BitsStored": bits, "PixelRepresentation": 0}
+    for keyword, value in (usual | attributes).items():
         of_items = keyword.endswith("Sequence") and not isinstance(value, str)  # a text may be too
         setattr(dataset, keyword, Sequence(value) if of_items else value)
     if "HighBit" not in attributes:

@@ -276,9 +276,7 @@ ODD += [
     (f"{WEIGHT} is torch.complex64", weight(lambda x: x.to(torch.complex64))),
     ("head.classifier.weight", weight(lambda x: x[:3])),
     ("only in part...(1): head.classifier.bias", lambda raw: raw["state_dict"].pop(BIAS)),
-    ("state_dict has no tensors", put("state_dict", to=torch.ones(3))),
-    ("state_dict has no tensors", put("state_dict", to=[])),
-    ("state_dict has no tensors", put("state_dict", to={})),
+    *(("state_dict has no tensors", put("state_dict", to=to)) for to in (torch.ones(3), [], {})),
     ("epoch must be int, got 'last'", put("epoch", to="last")),
     ("has format list", put(KEY, to=[])),
     *(

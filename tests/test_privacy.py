@@ -69,15 +69,11 @@ def full_of_identities(path: Path) -> None:
     block = data.private_block(0x0009, "ZQXWVKCREATOR", create=True)
     block.add_new(1, "LO", "ZQXWVKPRIVATE")
     block.add_new(2, "OB", b"ZQXWVKBYTE")
-    data.add_new(0x60000010, "US", 32)
-    data.add_new(0x60000011, "US", 32)
-    data.add_new(0x60000022, "LO", "ZQXWVKOVERLAY")
-    data.add_new(0x60000040, "CS", "G")
-    data.add_new(0x60000050, "SS", [1, 1])
-    data.add_new(0x60000100, "US", 1)
-    data.add_new(0x60000102, "US", 0)
-    data.add_new(0x60001500, "LO", "ZQXWVKLABEL")
-    data.add_new(0x60003000, "OW", (b"ZQXWVKPX" * 16))
+    overlay = {0x10: ("US", 32), 0x11: ("US", 32), 0x22: ("LO", "ZQXWVKOVERLAY"), 0x40: ("CS", "G")}
+    overlay |= {0x50: ("SS", [1, 1]), 0x100: ("US", 1), 0x102: ("US", 0)}
+    overlay |= {0x1500: ("LO", "ZQXWVKLABEL"), 0x3000: ("OW", b"ZQXWVKPX" * 16)}
+    for element, told in overlay.items():
+        data.add_new(0x60000000 + element, *told)
     data.add_new(0xFFFCFFFC, "OB", b"ZQXWVKTR")
     data.BurnedInAnnotation = "YES"
     data.file_meta.SourceApplicationEntityTitle = "ZQXWVKAE"

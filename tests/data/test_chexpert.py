@@ -5,7 +5,7 @@ CheXlocalize's masks, and CheXpert's real table where it is.
 import gzip
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +24,32 @@ EDEMA, FRACTURE, NONE = map(LABELS.index, ("Edema", "Fracture", "No Finding"))
 SMALL = "CheXpert-v1.0-small"
 
 
-def row(path: str, *about: str, **codes: str) -> str:
-    """A row with some codes; ``Edema="1.0"``, the other labels blank."""
-    return ",".join([path, *about, *(codes.get(label.replace(" ", "_"), "") for label in LABELS)])
+def row(place: str, *about: str, codes: Mapping[str, str]) -> str:
+    """A row with some codes, the other labels blank."""
+    return ",".join([f"{place}.jpg", *about, *(codes.get(label, "") for label in LABELS)])
 
 
+ALL = dict.fromkeys(LABELS, "0.0")
+HEALTHY = {"No Finding": "1.0", "Support Devices": "1.0"}
+SICK = {"Edema": "-1.0", "Fracture": "1.0"}
 TRAIN = (
-    row(f"{SMALL}/train/patient00001/study1/view1_frontal.jpg",
-        "Female", "68", "Frontal", "AP", No_Finding="1.0", Support_Devices="1.0"),
-    row(f"{SMALL}/train/patient00002/study2/view1_frontal.jpg",
-        "Male", "87", "Frontal", "PA", Edema="-1.0", Fracture="1.0"),
-    row(f"{SMALL}/train/patient00002/study2/view2_lateral.jpg",
-        "Male", "87", "Lateral", "", Edema="-1.0", Fracture="1.0"),
-    row(f"{SMALL}/train/patient00002/study1/view1_frontal.jpg", "Unknown", "0", "Frontal", "AP"),
-    row(f"{SMALL}/train/patient00003/study1/view1_frontal.jpg",
-        "Male", "90", "Frontal", "LL", Edema="0.0"),
-    row(f"{SMALL}/train/patient00004/study1/view1_frontal.jpg",
-        "Male", "90", "Frontal", "AP", Edema="0.0"),
+    row(f"{SMALL}/train/patient00001/study1/view1_frontal", "Female,68,Frontal,AP", codes=HEALTHY),
+    row(f"{SMALL}/train/patient00002/study2/view1_frontal", "Male,87,Frontal,PA", codes=SICK),
+    row(f"{SMALL}/train/patient00002/study2/view2_lateral", "Male,87,Lateral,", codes=SICK),
+    row(f"{SMALL}/train/patient00002/study1/view1_frontal", "Unknown,0,Frontal,AP", codes={}),
+    *(row(f"{SMALL}/train/patient0000{patient}/study1/view1_frontal", f"Male,90,Frontal,{view}",
+          codes={"Edema": "0.0"}) for patient, view in ((3, "LL"), (4, "AP"))),
 )  # fmt: skip
-ALL = {label.replace(" ", "_"): "0.0" for label in LABELS}
-VALID = (
-    row(f"{SMALL}/valid/patient64541/study1/view1_frontal.jpg",
-        "Male", "73", "Frontal", "AP", **ALL | {"Edema": "1.0"}),
-    row(f"{SMALL}/valid/patient64542/study1/view1_frontal.jpg",
-        "Female", "70", "Frontal", "PA", **ALL),
-    row(f"{SMALL}/valid/patient64543/study1/view1_frontal.jpg",
-        "Female", "70", "Frontal", "PA", **ALL | {"Lung_Opacity": "1.0"}),
-)  # fmt: skip
-TEST = (
-    row("test/patient64741/study1/view1_frontal.jpg", **ALL),
-    row("test/patient64741/study1/view2_lateral.jpg", **ALL),
+VALID = tuple(
+    row(f"{SMALL}/valid/patient6454{patient}/study1/view1_frontal", about, codes=ALL | positive)
+    for patient, about, positive in (
+        (1, "Male,73,Frontal,AP", {"Edema": "1.0"}),
+        (2, "Female,70,Frontal,PA", {}),
+        (3, "Female,70,Frontal,PA", {"Lung Opacity": "1.0"}),
+    )
 )
+VIEWS = "view1_frontal", "view2_lateral"
+TEST = tuple(row(f"test/patient64741/study1/{view}", codes=ALL) for view in VIEWS)
 KEY = "patient64541_study1_view1_frontal"
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy import Findings
+from toy import Findings, toy_data
 
 import xray_lightning as xl
 from xray_lightning.data import samplers
@@ -81,9 +82,7 @@ def test_a_changed_sample_leaves_the_cache_alone_and_a_spawned_worker_gets_no_pi
         assert torch.equal(again[index]["image"], data[index]["image"])
 
 
-def module(folder: Path, **settings: Any) -> XrayDataModule:
-    arguments = {"image_size": SIZE, "batch_size": 8, "augment": augment_light()} | settings
-    return XrayDataModule(PHANTOM, cache_dir=folder, **arguments)
+module = partial(toy_data, of=PHANTOM, augment=augment_light())
 
 
 def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0) -> Any:

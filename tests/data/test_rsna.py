@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import warnings
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,7 @@ def test_settings(rsna_folder: Folder) -> None:
 
 def test_stage_1_flat_and_compressed(empty_rsna: Folder) -> None:
     empty_rsna.stage = "stage_1"
-    empty_rsna.table(*empty_rsna.label_rows)
-    empty_rsna.classes(*empty_rsna.class_rows)
-    empty_rsna.images(*empty_rsna.ids, folder=".")
+    empty_rsna.complete(folder=".")
     for path in empty_rsna.root.glob("*.csv"):
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
@@ -76,18 +75,19 @@ def test_stage_1_flat_and_compressed(empty_rsna: Folder) -> None:
     assert not source.missing
 
 
+OUTSIDE = "needs a box inside the 1024 x 1024 image"
+AGAIN = "'a' repeats or contradicts an earlier row"
+
+
 @pytest.mark.parametrize(
     ("rows", "match"),
     [
         (["a,,,,,1"], r"labels\.csv, row 2: Target 1 needs a box inside"),
         (["a,1,2,0,4,1"], "row 2: Target 1 needs a box .* got x, y, width, height .1.0, 2.0"),
-        (["a,900,2,200,4,1"], "needs a box inside the 1024 x 1024 image"),
-        (["a,-1,2,20,4,1"], "needs a box inside the 1024 x 1024 image"),
-        (["a,1,2,inf,4,1"], "needs a box inside the 1024 x 1024 image"),
+        *(([f"a,{box},1"], OUTSIDE) for box in ("900,2,200,4", "-1,2,20,4", "1,2,inf,4")),
         (["a,1,2,3,4,0"], "row 2: a has Target 0 and a box"),
-        (["a,1,2,3,4,1", "a,,,,,0"], "row 3: 'a' repeats or contradicts an earlier row"),
-        (["a,,,,,0", "a,1,2,3,4,1"], "row 3: 'a' repeats or contradicts an earlier row"),
-        (["a,,,,,0", "b,,,,,0", "a,,,,,0"], "row 4: 'a' repeats or contradicts an earlier row"),
+        *((rows, f"row 3: {AGAIN}") for rows in permutations(("a,1,2,3,4,1", "a,,,,,0"))),
+        (["a,,,,,0", "b,,,,,0", "a,,,,,0"], f"row 4: {AGAIN}"),
         (["a,1,2,3,4,1", "a,1,2,3,4,1"], "row 3: a has this box twice"),
         ([",,,,,0"], "row 2: '' has no patientId"),
         (["a,,,,,2"], "row 2: 'Target' is '2', not 0 or 1"),

@@ -321,8 +321,8 @@ NIH = Origin("nih", IMAGES, SplitName("official", "f00d"), "test")
 
 
 @pytest.fixture
-def changed(made_run) -> dict:
-    return deepcopy(report_values(read_run(made_run), None, "its data set is gone"))
+def changed(run: Run) -> dict:
+    return deepcopy(report_values(run, None, "its data set is gone"))
 
 
 def on_nih(evaluation, split: str):
@@ -333,8 +333,7 @@ def on_nih(evaluation, split: str):
 
 
 @pytest.mark.parametrize(("split", "ranked"), [("official", True), ("patient", False)])
-def test_published_rows_of_the_own_split_only(undrawn, made_run, split: str, ranked: bool) -> None:
-    run = read_run(made_run)
+def test_published_rows_of_the_own_split_only(undrawn, run, split: str, ranked: bool) -> None:
     found = pages.compare_published(on_nih(run.evaluation, split))
     kinds = {row["split"] for row in found["rows"]}, {row["split"] for row in found["elsewhere"]}
     assert kinds == (({"official"}, {"own"}) if ranked else ({"own"}, {"official"}))
@@ -350,8 +349,8 @@ def test_published_rows_of_the_own_split_only(undrawn, made_run, split: str, ran
     assert "AG-CNN" in own
 
 
-def test_none_beside_a_part_of_the_images(made_run) -> None:
-    evaluation = on_nih(read_run(made_run).evaluation, "patient")
+def test_none_beside_a_part_of_the_images(run: Run) -> None:
+    evaluation = on_nih(run.evaluation, "patient")
     origin = replace(evaluation.origin, data_images=937)
     found = pages.compare_published(replace(evaluation, origin=origin, images=125, published=[]))
     assert found["sentence"].endswith("the label table has 937 images, NIH's has 112,120.")
