@@ -37,6 +37,12 @@ def run(*arguments: str | Path, expected: int = 0, **environment: str) -> str:
     return printed
 
 
+def train(place: Path, *settings: str, **environment: str) -> str:
+    """A small run in PLACE/run, its cache beside it."""
+    places = f"hydra.run.dir={place / 'run'}", f"cache_dir={place / 'cache'}"
+    return run("train", *SMALL, *settings, *places, "draws=20", **environment)
+
+
 def table(cases: Path, name: str) -> list[str]:
     return ["data=csv", f"data.table={cases / name}", f"data.root={cases / 'csv/img'}"]
 
@@ -72,11 +78,8 @@ def test_plus_and_minus_are_two_labels(cases: Path) -> None:
     ],
 )
 def test_text_from_data_is_never_evaluated(cases, tmp_path, name, label) -> None:
-    place = tmp_path / "run"
-    settings = [f"hydra.run.dir={place}", f"cache_dir={tmp_path / 'cache'}", "epochs=1", "draws=20"]
-    data = table(cases, f"labels/{name}.csv")
-    secret = {"DEMO_SECRET": "a-password"}
-    run("train", *data, *SMALL, *QUICK, *settings, **secret)
+    place, secret = tmp_path / "run", {"DEMO_SECRET": "a-password"}
+    train(tmp_path, *table(cases, f"labels/{name}.csv"), *QUICK, "epochs=1", **secret)
     written = b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
     assert b"a-password" not in written
     best = place / "checkpoints/best.ckpt"
@@ -92,8 +95,7 @@ def test_text_from_data_is_never_evaluated(cases, tmp_path, name, label) -> None
 def checkpoint(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a run of one epoch on ``csv/ok.csv``."""
     place = tmp_path_factory.mktemp("run")
-    settings = [f"hydra.run.dir={place / 'run'}", f"cache_dir={place / 'cache'}", "epochs=1"]
-    run("train", *table(cases, "csv/ok.csv"), *SMALL, *QUICK, *settings, "draws=20")
+    train(place, *table(cases, "csv/ok.csv"), *QUICK, "epochs=1")
     return place / "run/checkpoints/best.ckpt"
 
 
@@ -116,10 +118,8 @@ def test_convert_does_a_replaced_file_again(cases: Path, tmp_path: Path) -> None
 
 
 def test_no_positive_in_validation(cases: Path, tmp_path: Path) -> None:
-    place = tmp_path / "run"
-    settings = [f"hydra.run.dir={place}", f"cache_dir={tmp_path / 'cache'}", "draws=20"]
-    data = [*table(cases, "degenerate/val_none.csv"), "split=csv", "epochs=3"]
-    printed = run("train", *data, *SMALL, *QUICK[:-1], *settings)
+    place, data = tmp_path / "run", table(cases, "degenerate/val_none.csv")
+    printed = train(tmp_path, *data, *QUICK[:-1], "split=csv", "epochs=3")
     said = "best checkpoint unknown: epoch 3, the last epoch: val/auroc was undefined in every one"
     assert said in printed
     val = json.loads((place / "metrics.json").read_text())["val"]

@@ -1,6 +1,5 @@
 """A run folder tells of one model: taken further and killed, it is not shown or compared."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 from running import MAIN, run
 
 from xray_lightning.checkpoint import load_checkpoint
+from xray_lightning.writing import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -24,11 +24,6 @@ def xray(folder: Path, *arguments: str, code: int = 0, program: str = MAIN) -> s
     return " ".join(run([sys.executable, "-c", program, *arguments], folder, code).split())
 
 
-def read(path: Path) -> dict[str, dict[str, str]]:
-    values: dict[str, dict[str, str]] = json.loads(path.read_text())
-    return values
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one_model")
@@ -38,18 +33,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_file_names_the_weights(folder: Path) -> None:
     weights = load_checkpoint(folder / "done/checkpoints/best.ckpt").weights_sha256
-    metrics = read(folder / "done/metrics.json")
+    metrics = read_json(folder / "done/metrics.json")
     assert [metrics[subset]["weights_sha256"] for subset in ("val", "test")] == [weights] * 2
     for name in ("evaluation.json", "operating_points.json"):
-        assert read(folder / "done" / name)["weights_sha256"] == weights
-    assert read(folder / "done/report.json")["test"]["weights_sha256"] == weights
+        assert read_json(folder / "done" / name)["weights_sha256"] == weights
+    assert read_json(folder / "done/report.json")["test"]["weights_sha256"] == weights
     assert f"SHA-256 {weights}" in (folder / "done/report.html").read_text()
     best = "done/checkpoints/best.ckpt"
     xray(folder, "evaluate", best, "hydra.run.dir=again")
     for name in ("metrics.json", "evaluation.json"):
-        facts = read(folder / "again" / name)
+        facts = read_json(folder / "again" / name)
         assert facts.get("test", facts)["weights_sha256"] == weights
-    again = read(folder / "again/metrics.json")["test"]["predictions_sha256"]
+    again = read_json(folder / "again/metrics.json")["test"]["predictions_sha256"]
     assert again == metrics["test"]["predictions_sha256"], "the same weights, the same table"
     assert "identical" in xray(folder, "compare", "done", "again", "--draws", "40")
 
@@ -72,8 +67,8 @@ def test_taken_further_and_killed(folder: Path) -> None:
     xray(folder, *further)  # and now it ends
     assert "verdict:" in xray(folder, "compare", "done", "further", "--draws", "40")
     xray(folder, "report", "further")
-    other = read(run / "metrics.json")["test"]["weights_sha256"]
-    assert other != read(folder / "done/metrics.json")["test"]["weights_sha256"]
+    other = read_json(run / "metrics.json")["test"]["weights_sha256"]
+    assert other != read_json(folder / "done/metrics.json")["test"]["weights_sha256"]
     shutil.copy(folder / "done/predictions_test.csv", run)  # of the same images
     for verb in (["compare", "done", "further"], ["report", "further"]):
         assert "is not the table that metrics.json beside it is of" in xray(folder, *verb, code=2)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from running import xray
 from safetensors.torch import save_file
-from toy import MODELS, save_net, toy_net
+from toy import MODELS, save_net, toy_data, toy_net
 
 import xray_lightning as xl
 from xray_lightning.cli.config import compose_settings
@@ -198,8 +198,7 @@ def test_every_network_and_head_exports(model, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> xl.XrayDataModule:
-    source, cache = xl.Phantom(patients=60, size=64), tmp_path_factory.mktemp("cache")
-    data = xl.XrayDataModule(source, split=xl.patient_split, image_size=32, cache_dir=cache)
+    data = toy_data(tmp_path_factory.mktemp("cache"), 60, 64, split=xl.patient_split)
     data.keep_labels(("Cardiomegaly", "Effusion"))
     return data
 

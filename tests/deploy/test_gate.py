@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +134,6 @@ def others(folders: list[Path], endings: tuple[str, ...]) -> Iterator[Pixels]:
                 continue
 
 
-def wheel(package: str, *parts: str) -> Path:
-    spec = find_spec(package)
-    assert spec
-    assert spec.origin
-    return Path(spec.origin).parent.joinpath(*parts)
-
-
 def remarks(classifier, pictures: Any) -> list[tuple[str, ...]]:
     """Kinds of remark on each, by the film alone: arrays have no header."""
     opinions = classifier(pictures).gate
@@ -150,8 +143,8 @@ def remarks(classifier, pictures: Any) -> list[tuple[str, ...]]:
 def measure(classifier, films: torch.Tensor, patients: list[str]) -> dict[str, float]:
     """Prints a row for each kind, and returns the shares that are remarked on."""
     rng, shares = np.random.default_rng(1), dict[str, float]()
-    dicom = [wheel("pydicom", "data", "test_files"), wheel("data_store")]
-    photos = [wheel("skimage", "data"), wheel("sklearn", "datasets", "images")]
+    dicom = [files("pydicom") / "data/test_files", files("data_store")]
+    photos = [files("skimage") / "data", files("sklearn") / "datasets/images"]
     changes: dict[str, Callable[..., torch.Tensor]] = {"as it is": lambda film, _: film, **CHANGES}
     sets: dict[str, Any] = {
         name: [change(film, rng)[0].numpy() for film in films] for name, change in changes.items()
