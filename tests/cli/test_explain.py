@@ -27,11 +27,10 @@ explain = partial(xray, "explain")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    cache = f"cache_dir={folder.parent / 'cache'}"
-    fit(compose_settings([*TOY, "draws=50", "report=false", cache, f"run_dir={folder}"]))
-    return folder / "checkpoints" / "best.ckpt"
+def checkpoint(folder):
+    places = [f"cache_dir={folder / 'cache'}", f"run_dir={folder / 'run'}"]
+    fit(compose_settings([*TOY, "draws=50", "report=false", *places]))
+    return folder / "run" / "checkpoints" / "best.ckpt"
 
 
 def copied(checkpoint, name: str, **config):
@@ -142,7 +141,7 @@ def test_what_is_refused_leaves_no_folder(checkpoint) -> None:
         ([f"seeds={checkpoint}"], "has seed=0, as another one"),
         ([f"permuted={checkpoint}"], "permute_labels=false: permuted= needs the opposite"),
         (["label=Cough"], "label must be one of Atelectasis"),
-        (["subset=val", "split.seed=1", "data.seed=7"], "validation set is not that of the"),
+        (["subset=val", "split.seed=1", "data.seed=7"], "is not that of the training run, and"),
     ):
         assert message in explain(checkpoint, *QUICK, *more, code=2)
     assert not list(checkpoint.parents[1].glob("explain_*"))

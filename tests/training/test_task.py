@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.optim import SGD, AdamW
-from toy import Findings, aurocs_of_labels, data_fixture, quiet_trainer, toy_data, toy_net
+from toy import Findings, data_fixture, quiet_trainer, toy_data, toy_net
 
 import xray_lightning as xl
 from xray_lightning.training.optim import Constant, Cosine, Plateau, Schedule
@@ -65,6 +66,7 @@ def test_what_is_logged_is_that_of_a_validation(data, trainer) -> None:
 
 @pytest.mark.parametrize("subset", ["val", "test"])
 def test_logged_figures_are_those_of_the_predictions(subset, data, trainer) -> None:
+    """Whose summary is tested against scikit-learn in tests/evaluation."""
     task, runner = new_task(data), trainer()
     runner.fit(task, data)
     judge = runner.validate if subset == "val" else runner.test
@@ -75,9 +77,6 @@ def test_logged_figures_are_those_of_the_predictions(subset, data, trainer) -> N
     assert logged[f"{subset}/auroc_defined"] == summary["auroc"]["defined"] > 3
     told = np.array([summary["auroc"]["labels"][label] for label in data.labels], dtype=float)
     np.testing.assert_equal([logged[f"{subset}/auroc/{label}"] for label in data.labels], told)
-    expected = aurocs_of_labels(predictions.scores, predictions.targets)
-    np.testing.assert_allclose(told, expected, rtol=0, atol=1e-6)
-    assert summary["auroc"]["mean"] == pytest.approx(np.nanmean(expected), abs=1e-6)
     pair = map(torch.from_numpy, (predictions.scores, predictions.targets))
     loss = F.binary_cross_entropy(*pair)
     assert logged[f"{subset}/loss"] == pytest.approx(float(loss), rel=1e-5)
@@ -189,25 +188,14 @@ def test_layer_decay_of_a_run(data: xl.XrayDataModule, trainer: Callable[..., Tr
     assert groups["head"] == 1e-2
 
 
-class Listening(Plateau):
-    """Remembers what it was told."""
-
-    told: list[float]
-
-    def update(self, value: float) -> None:
-        self.told.append(value)
-        super().update(value)
-
-
 def test_plateau_is_told_after_each_epoch(data, trainer) -> None:
-    schedule = Listening(patience=0, factor=0.5)
-    schedule.told = []
+    schedule, rates = Plateau(patience=0, factor=0.5), Rates()
     schedule.best = 2.0  # nothing will be better: a cut each epoch
-    rates = Rates()
+    schedule.update = told = Mock(wraps=schedule.update)
     runner = trainer(max_epochs=3, callbacks=[rates])  # its sanity check does not count
     runner.fit(new_task(data, schedule), data)
-    assert len(schedule.told) == 3
-    assert np.float32(schedule.told[-1]) == float(runner.callback_metrics["val/auroc"])
+    assert told.call_count == 3
+    assert np.float32(told.call_args.args[0]) == float(runner.callback_metrics["val/auroc"])
     per_epoch = len(data.train_dataloader())
     # LambdaLR has set the rate of the first step of an epoch before the validation
     firsts = [3e-3 * 0.5 ** ((step - 1) // per_epoch) for step in range(1, 3 * per_epoch)]
