@@ -78,8 +78,8 @@ def test_unknown_patients_are_said(rsna_folder, tmp_path: Path, mapped: bool) ->
     data = xl.XrayDataModule(source, image_size=32)
     subsets = dict.fromkeys(("train", "val", "test"), "f00d")
     description = xl.Description({}, {}, {"subsets": subsets, "population": "nih"}, CONFIG)
-    config = read_settings(xl.Checkpoint(Path("best.ckpt"), description, {}, 0), ["draws=5"])
     loaded = xl.Checkpoint(Path("best.ckpt"), description, {}, 0)
+    config = read_settings(loaded, ["draws=5"])
     found = Opened(loaded, config, data, {"test": data.split}, None, None)
     assert found.overlap_known is mapped
     records = data.subset_records("test")

@@ -1,6 +1,7 @@
 """``xray shortcuts`` on checkpoints of the phantom."""
 
 import json
+from pathlib import Path
 
 import pytest
 import running
@@ -13,15 +14,12 @@ from xray_lightning.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory):
+def run(folder: Path) -> Path:
     """A run of seconds on films with a marker; its scores mean nothing."""
-    folder = tmp_path_factory.mktemp("work")
     tiny = ["experiment=phantom/shortcut", "data.patients=40", "image_size=32", "batch_size=8"]
     tiny += ["model.backbone=test_resnet", "callbacks=none", "trainer=debug", "logger=none"]
-    tiny += ["trainer.max_epochs=1", "threads=1", "workers=0"]
-    config = compose_settings([*tiny, f"cache_dir={folder / 'cache'}", "draws=20", "report=false"])
-    config.run_dir = str(folder / "run")
-    fit(config)
+    tiny += ["trainer.max_epochs=1", "threads=1", "workers=0", "draws=20", "report=false"]
+    fit(compose_settings([*tiny, f"cache_dir={folder / 'cache'}", f"run_dir={folder / 'run'}"]))
     return folder / "run"
 
 

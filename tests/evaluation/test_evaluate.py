@@ -242,16 +242,13 @@ def test_nobody_doubts_what_nobody_knows() -> None:
         find_doubts(replace(made, targets=made.targets * np.nan), 9, {})
 
 
-NAN = np.nan
-
-
 def scored(hospitals: list[str]) -> tuple[xray.Predictions, list[xray.Record]]:
     """100 images of as many patients; the second label is told by the first hospital alone."""
     generator = np.random.default_rng(0)
     place = np.array(hospitals)
     chance = np.where(place == "here", 0.2, 0.8)[:, None]
     targets = (generator.random((len(place), 2)) < chance).astype(np.float32)
-    targets[place != place[0], 1] = NAN
+    targets[place != place[0], 1] = np.nan
     scores = generator.random((len(place), 2)).astype(np.float32)
     records = [
         xray.Record(f"{name}/{k}", f"{name}/p{k}", tuple(row), hospital=name)

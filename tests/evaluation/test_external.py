@@ -11,28 +11,19 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from toy import save_net
+from toy import save_net, toy_data
 
 import xray_lightning as xl
 from xray_lightning.checkpoint import describe_model
 from xray_lightning.evaluation.model import Model, score_images, select_test
 from xray_lightning.metrics.estimates import estimate_metrics
 
-SMALL: dict[str, Any] = {"image_size": 32, "batch_size": 64, "workers": 0}
-
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("external")
-
-
-@pytest.fixture(scope="module")
-def scoring(place: Path) -> xl.Scoring:
-    trainer = xl.make_trainer(
-        lambda **other: pl.Trainer(accelerator="cpu", **other), place, fit=False
-    )
-    (place / "out").mkdir()
-    return xl.Scoring(place / "out", trainer, workers=0, cache_dir=place / "cache")
+def scoring(folder: Path) -> xl.Scoring:
+    trainer = xl.make_trainer(partial(pl.Trainer, accelerator="cpu"), folder, fit=False)
+    (folder / "out").mkdir()
+    return xl.Scoring(folder / "out", trainer, workers=0, cache_dir=folder / "cache")
 
 
 class Hospital(xl.Source):
@@ -64,27 +55,25 @@ def hospital(seed: int, patients: int = 60) -> xl.Source:
     return Hospital(seed, patients)
 
 
-halves = partial(xl.patient_split, fractions=(0.4, 0.2, 0.4))
-
-
-def open_hospital(place: Path, seed: int = 0) -> xl.XrayDataModule:
-    return xl.XrayDataModule(hospital(seed), split=halves, cache_dir=place / "cache", **SMALL)
+def open_hospital(folder: Path) -> xl.XrayDataModule:
+    halves = partial(xl.patient_split, fractions=(0.4, 0.2, 0.4))
+    return toy_data(folder / "cache", hospital(0), split=halves, batch_size=64, workers=0)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(place: Path, scoring: xl.Scoring):
+def checkpoint(folder: Path, scoring: xl.Scoring):
     """Of a network that never learned, with operating points; its own data is hospital 0."""
-    return make_checkpoint(place, scoring, "model", 0)
+    return make_checkpoint(folder, scoring, "model", 0)
 
 
-def make_checkpoint(place: Path, scoring: xl.Scoring, name: str, seed: int):
-    data = open_hospital(place)
+def make_checkpoint(folder: Path, scoring: xl.Scoring, name: str, seed: int):
+    data = open_hospital(folder)
     torch.manual_seed(seed)
     net = xl.XrayNet(data.labels, "resnet18", image_size=32, weights="none").eval()
     val = xl.predict_subset(scoring.trainer, xl.XrayTask(net), data, "val")
     points = xl.fit_operating_points(val, draws=20)
     description = replace(describe_model(net, data), operating_points=points.to_json())
-    return xl.load_checkpoint(save_net(net, place / f"{name}.ckpt", description.to_plain()))
+    return xl.load_checkpoint(save_net(net, folder / f"{name}.ckpt", description.to_plain()))
 
 
 def validate(checkpoints, sources, scoring, **options):
@@ -92,10 +81,10 @@ def validate(checkpoints, sources, scoring, **options):
 
 
 @pytest.fixture(scope="module")
-def result(place: Path, checkpoint, scoring: xl.Scoring) -> xl.ExternalValidation:
-    other = make_checkpoint(place, scoring, "other", 1)
+def result(folder: Path, checkpoint, scoring: xl.Scoring) -> xl.ExternalValidation:
+    pair = [checkpoint, make_checkpoint(folder, scoring, "other", 1)]
     sources: dict[str, xl.Source] = {"near": hospital(0), "far": hospital(7)}
-    return validate([checkpoint, other], sources, scoring, open_data=lambda _: open_hospital(place))
+    return validate(pair, sources, scoring, open_data=lambda _: open_hospital(folder))
 
 
 def test_rows_and_columns(result: xl.ExternalValidation) -> None:
@@ -106,13 +95,13 @@ def test_rows_and_columns(result: xl.ExternalValidation) -> None:
     assert xl.ExternalValidation.from_json(result.to_json()).to_json() == result.to_json()
 
 
-def test_another_hospital_of_the_same_names_is_not_its_own(checkpoint, scoring, place) -> None:
+def test_another_hospital_of_the_same_names_is_not_its_own(checkpoint, scoring, folder) -> None:
     """Image and patient ids repeat (CSV tables that number theirs), the targets do not."""
     twin = Hospital(0)
     twin.records = tuple(replace(r, targets=r.targets[::-1]) for r in twin.records)
     twin.population, twin.size = "", -60  # other pixels, so another cache
     sources: dict[str, xl.Source] = {"twin": twin}
-    both = validate([checkpoint], sources, scoring, open_data=lambda _: open_hospital(place))
+    both = validate([checkpoint], sources, scoring, open_data=lambda _: open_hospital(folder))
     (cell,) = both.cells
     assert (cell.title, cell.recognised) == ("twin", "pixels")
 
@@ -140,12 +129,12 @@ def test_figures_are_those_of_evaluation(
     assert np.isnan(hernia.auroc.value)
 
 
-def test_nothing_is_scored_twice(checkpoint, scoring, result, place) -> None:
+def test_nothing_is_scored_twice(checkpoint, scoring, result, folder) -> None:
     path = Path(result.cells[0].scores)
     before = path.stat().st_mtime_ns
     silent: Any = replace(scoring, trainer=None)  # which cannot score
     far = {"far": hospital(7)}
-    again = validate([checkpoint], far, silent, open_data=lambda _: open_hospital(place))
+    again = validate([checkpoint], far, silent, open_data=lambda _: open_hospital(folder))
     assert again.cells[0].to_json() == result.cells[0].to_json()
     assert path.stat().st_mtime_ns == before
     for spoil in (lambda: hospital(8), lambda: hospital(7, patients=50)):
@@ -184,9 +173,9 @@ class Mixed(xl.Source):
 
 
 @pytest.mark.parametrize(("population", "how"), [("people-0", "patients"), ("", "pixels")])
-def test_patients_it_learned_from_are_left_out(population, how, checkpoint, scoring, place) -> None:
+def test_whom_it_learned_from_is_left_out(population, how, checkpoint, scoring, folder) -> None:
     source = Mixed(population)
-    own = open_hospital(place)
+    own = open_hospital(folder)
     learned = {r.patient_id for subset in ("train", "val") for r in own.subset_records(subset)}
     tested = {r.patient_id for r in own.subset_records("test")}
     gone = [r.patient_id for r in source.records if r.patient_id in learned]
@@ -216,10 +205,10 @@ def test_without_its_own_data(checkpoint, scoring: xl.Scoring) -> None:
     assert {row.note for row in known} == {"internal: no internal test set"}
 
 
-def test_errors(checkpoint, scoring: xl.Scoring, place: Path) -> None:
+def test_errors(checkpoint, scoring: xl.Scoring, folder: Path) -> None:
     strange, everybody = Hospital(7), Mixed("people-0", count=60)
     strange.labels = ("x", "y", "z")
-    learned = {r.patient_id for r in open_hospital(place).subset_records("train")}
+    learned = {r.patient_id for r in open_hospital(folder).subset_records("train")}
     everybody.records = tuple(r for r in everybody.records if r.patient_id in learned)
     for models, sources, match in (
         (1, {}, "one test set"),

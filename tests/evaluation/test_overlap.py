@@ -22,8 +22,6 @@ from xray_lightning.errors import ConfigError, DataError, SplitError
 from xray_lightning.evaluation import model as overlap
 from xray_lightning.evaluation.model import choose_test_images, separate_patients, take_images
 
-Folder = Any  # RsnaFolder of tests/conftest.py
-
 
 @pytest.fixture
 def nih(tmp_path) -> XrayDataModule:
@@ -88,7 +86,7 @@ def test_rsna_images_of_nih_patients(nih, description, rsna_folder) -> None:
     assert (list(excluded), excluded["test"].subset_fingerprints["test"]) == (["test"], own)
 
 
-def test_nothing_to_leave_out(description: Description, rsna_folder: Folder) -> None:
+def test_nothing_to_leave_out(description: Description, rsna_folder) -> None:
     data = all_test(Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map(first_patient=20)))
     assert separate_patients(description, data, None) == {"test": data.split}
     assert separate_patients(description, data, "exclude") == {"test": data.split}

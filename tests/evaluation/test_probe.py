@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from toy import aurocs_of_labels
+from toy import aurocs_of_labels, toy_data, toy_net
 
 import xray_lightning as xl
 from xray_lightning.evaluation import probe
@@ -19,9 +20,8 @@ from xray_lightning.report.page import say
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> xl.XrayDataModule:
-    source = xl.Phantom(patients=120, size=32)
-    data = xl.XrayDataModule(source, image_size=32, cache_dir=tmp_path_factory.mktemp("cache"))
+def data(folder: Path) -> xl.XrayDataModule:
+    data = toy_data(folder, 120)
     data.keep_labels(["Effusion", "Mass", "Nodule", "Hernia"])
     data.targets[:, 3] = 0
     return data
@@ -29,8 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> xl.XrayDataModule:
 
 @pytest.fixture(scope="module")
 def net(data: xl.XrayDataModule) -> xl.XrayNet:
-    torch.manual_seed(0)
-    return xl.XrayNet(data.labels, "resnet10t", image_size=32)
+    return toy_net(data.labels, "resnet10t")
 
 
 def measure(sets, targets, model) -> dict[str, list[float]]:
