@@ -9,11 +9,8 @@ from xray_lightning.cli.train import train
 from xray_lightning.errors import ConfigError
 
 UNKNOWN = [
-    ("lr=0.1", "unknown setting lr: optim.optimizer.lr?"),
-    ("+lr=0.1", "unknown setting lr: optim.optimizer.lr?"),
-    ("++lr=0.1", "unknown setting lr: optim.optimizer.lr?"),
-    ("modle=xception", "unknown setting modle: .*model"),
-    ("+modle=xception", "unknown setting modle: .*model"),
+    *((f"{plus}lr=0.1", "unknown setting lr: optim.optimizer.lr?") for plus in ("", "+", "++")),
+    *((f"{plus}modle=xception", "unknown setting modle: .*model") for plus in ("", "+")),
     ("data.patiens=3", "unknown setting data.patiens: data.patients"),
     ("+data.patiens=3", "unknown setting data.patiens: data.patients"),
     ("+optim.lr=3", "unknown setting optim.lr: optim.optimizer.lr"),
@@ -85,11 +82,11 @@ def test_a_saved_configuration_is_looked_at_as_well() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["+lr=0.1", "+modle=xception"],
-        ["lr=0.1"],
-        ["-m", "+lr=0.1", "seed=0,1"],
-        ["-m", "lr=0.1,0.2"],
-        ["experiment=mine"],
+        "+lr=0.1 +modle=xception",
+        "lr=0.1",
+        "-m +lr=0.1 seed=0,1",
+        "-m lr=0.1,0.2",
+        "experiment=mine",
     ],
 )
 def test_nothing_is_trained(command, tmp_path, monkeypatch, capsys) -> None:
@@ -98,6 +95,6 @@ def test_nothing_is_trained(command, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
     options = [f"hydra.{kind}.dir={tmp_path / 'out'}" for kind in ("run", "sweep")]
-    assert train([*command, *options, "--config-dir", str(tmp_path / "conf")]) == 2
+    assert train([*command.split(), *options, "--config-dir", str(tmp_path / "conf")]) == 2
     assert "error: unknown setting lr: optim.optimizer.lr?" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*/*"))

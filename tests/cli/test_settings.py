@@ -18,6 +18,8 @@ try:
 finally:
     print("torch" if "torch" in sys.modules else "light")
 """
+OF_A_CHECKPOINT = ("evaluate", "explain", "shortcuts")
+OF_A_TABLE = ("score ", "train data=csv data.table=", "data data=csv data.table=")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,28 +39,22 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> None:
         ("train data=nih data.root=nowhere", "nowhere does not exist"),
         ("train trainer.devices=0", "trainer.devices must be at least 1"),
         ("train optim.optimizer.lr=nan", "optim.optimizer.lr must be a number"),
-        ("train data=csv data.table=none.csv", "there is no table none.csv"),
         ("train resume=none", "no config.yaml there"),
         ("train -m +lr=0.1 seed=0,1", "optim.optimizer.lr"),
-        ("evaluate none.ckpt", "no checkpoint at none.ckpt"),
+        *((f"{verb} none.ckpt", "no checkpoint at none.ckpt") for verb in OF_A_CHECKPOINT),
         ("evaluate any.ckpt loss=focal", "loss: an evaluation can change only data, split"),
         ("evaluate any.ckpt tta=flop", "tta must be none or flip, got 'flop'"),
         ("evaluate any.ckpt draws=many", "draws must be an integer of at least 1, got 'many'"),
-        ("explain none.ckpt", "no checkpoint at none.ckpt"),
         ("explain any.ckpt method=cam", "method: an evaluation can change only"),
-        ("shortcuts none.ckpt", "no checkpoint at none.ckpt"),
         ("shortcuts any.ckpt seed=3", "seed: an evaluation can change only"),
         ("predict none.ckpt any.ckpt --out new", "no checkpoint at none.ckpt"),
         ("predict any.ckpt none.png --out new", "none.png: no such file or folder"),
-        ("report none", "none holds no run"),
-        ("card none", "none holds no run"),
-        ("push none me/x", "none holds no run"),
+        *((words, "none holds no run") for words in ("report none", "card none", "push none me/x")),
         ("sweep none", "none holds no runs"),
         ("compare none none", "none names no run"),
-        ("score none.csv", "there is no table none.csv"),
+        *((f"{words}none.csv", "there is no table none.csv") for words in OF_A_TABLE),
         ("score any.ckpt subst=test", "unknown setting subst: subset"),
         ("audit predictions=none draws=few", "draws must be an integer of at least 1, got 'few'"),
-        ("data data=csv data.table=none.csv", "there is no table none.csv"),
         ("convert none new", "none does not exist"),
         ("probe data=nih data.root=none", "none does not exist"),
         ("external nope.ckpt data=rsna", "no checkpoint at nope.ckpt"),

@@ -171,10 +171,8 @@ def test_calibrated_figures_stand_beside_the_raw_ones() -> None:
 
 
 PAIR = ("Mass", "Nodule")
-
-
-def record(number: int, **facts: object) -> Record:
-    return Record(f"{number}.png", f"p{number}", (0.0,), **facts)  # type: ignore[arg-type]
+FOLLOW_UPS = {0.0: "first", 4.0: "1-4", 20.0: "20+"}
+AGES = {17.9: "0-17", 18.0: "18-39", 80.0: "80+", NAN: "unknown"}
 
 
 @pytest.mark.parametrize(
@@ -182,21 +180,17 @@ def record(number: int, **facts: object) -> Record:
     [
         ({"sex": "F"}, "sex", "F"),
         ({}, "sex", "unknown"),
-        ({"age": 17.9}, "age", "0-17"),
-        ({"age": 18.0}, "age", "18-39"),
-        ({"age": 80.0}, "age", "80+"),
-        ({"age": NAN}, "age", "unknown"),
+        *(({"age": age}, "age", group) for age, group in AGES.items()),
         ({"view": "AP"}, "view", "AP"),
-        ({"follow_up": 0.0}, "follow-up", "first"),
-        ({"follow_up": 4.0}, "follow-up", "1-4"),
-        ({"follow_up": 20.0}, "follow-up", "20+"),
+        *(({"follow_up": number}, "follow-up", group) for number, group in FOLLOW_UPS.items()),
         ({"sex": "M", "age": 30.0}, "sex and age", "M 18-39"),
         ({"sex": "M"}, "sex and age", "unknown"),
         ({"sex": "M", "view": "PA"}, "sex and view", "M PA"),
     ],
 )
 def test_groups(facts: dict[str, object], dimension: str, group: str) -> None:
-    assert group_records([record(0, **facts)])[dimension].tolist() == [group]
+    records = [Record("0.png", "p0", (0.0,), **facts)]  # type: ignore[arg-type]
+    assert group_records(records)[dimension].tolist() == [group]
 
 
 def test_images_of_the_patient() -> None:

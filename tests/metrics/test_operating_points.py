@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score, recall_score, roc_curve
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.metrics import operating_points
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.calibration import METHODS, fit_calibration
+from xray_lightning.metrics.calibration import METHODS, Calibration, fit_calibration
 from xray_lightning.metrics.operating_points import OperatingPoints, choose_threshold
 
 
@@ -155,18 +155,13 @@ def test_there_and_back(method: str | None) -> None:
         *(("threshold", odd) for odd in ("x", [0.5], {})),
         *(("sensitivity_interval", odd) for odd in (0.5, [0.1], [0.1, 0.2, 0.3], "ab")),
         *(("calibration", odd) for odd in ("platt", [], {"method": "platt"}, {"method": 3})),
-        (
-            "calibration",
-            {"method": "x", "slope": 1, "intercept": 0, "shift": 0, "knots": [], "values": []},
-        ),
+        ("calibration", Calibration("x").to_json()),
     ],
 )
 def test_an_odd_point_is_refused(key: str, odd: object) -> None:
-    values = {"threshold": 0.5, "sensitivity": None, "sensitivity_interval": None}
-    values |= {"specificity": None, "specificity_interval": None, "positives": 3, "note": ""}
-    values |= {"prevalence": 0.1, "calibration": None}
+    values = fit(*sample()).to_json()
     points = {"rule": "f1", "value": 0.9, "fingerprint": "", "labels": {"a": values}}
-    assert OperatingPoints.from_json(points).labels["a"].threshold == 0.5
+    assert OperatingPoints.from_json(points).labels["a"].threshold == values["threshold"]
     with pytest.raises(CheckpointError):
         OperatingPoints.from_json(points | {"labels": {"a": values | {key: odd}}})
 
