@@ -130,13 +130,10 @@ class Layers(nn.Module):
         return features
 
 
-CONVOLUTION = nn.Conv2d(1, 1, 5, stride=3, padding=1, dilation=2)
-
-
 @pytest.mark.parametrize(
     ("layers", "cells", "grid"),
     [
-        ([CONVOLUTION], 9, Grid(3.0, 3.0)),
+        ([nn.Conv2d(1, 1, 5, stride=3, padding=1, dilation=2)], 9, Grid(3.0, 3.0)),
         ([nn.MaxPool2d(3, 2, padding=1)], 17, Grid(0.0, 2.0)),
         ([nn.MaxPool2d(2, dilation=3, stride=4)], 8, Grid(1.5, 4.0)),
         ([nn.AvgPool2d(4)], 8, Grid(1.5, 4.0)),

@@ -1,7 +1,6 @@
 """Maps of every method, head and backbone: Zhou's formula written out, and what stays untouched."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -85,21 +84,6 @@ def test_chosen_labels(head: str, method: str, network: Build, images: Tensor) -
     torch.testing.assert_close(class_map(net, images, 1, method=method), maps[:, 1])
 
 
-@contextmanager
-def counted(net: XrayNet, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """Whether the network was training at each pass through its backbone."""
-    calls: list[bool] = []
-    whole = net.forward_features
-
-    def forward_features(batch: Tensor) -> Tensor:
-        calls.append(net.training)
-        return whole(batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(net, "forward_features", forward_features)
-        yield calls
-
-
 def hooks(net: nn.Module) -> list[int]:
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return [len(getattr(module, kind)) for module in net.modules() for kind in kinds]
@@ -115,10 +99,16 @@ def test_nothing_is_left_behind(method, network, images, monkeypatch) -> None:
     frozen = net.backbone.conv1.requires_grad_(False)
     modes, hooked = [module.training for module in net.modules()], hooks(net)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    with counted(net, monkeypatch) as calls:
-        found = class_maps(net, images, method=method)
-    assert not any(calls)
-    assert len(calls) == {"integrated": 50 * 3, "occlusion": 15 * 15 + 1}.get(method, 1)
+    modes_within, whole = [], net.forward_features
+
+    def counted(batch: Tensor) -> Tensor:
+        modes_within.append(net.training)
+        return whole(batch)
+
+    monkeypatch.setattr(net, "forward_features", counted)
+    found = class_maps(net, images, method=method)
+    assert not any(modes_within)
+    assert len(modes_within) == {"integrated": 50 * 3, "occlusion": 15 * 15 + 1}.get(method, 1)
     assert not found.requires_grad
     assert not images.requires_grad
     assert [module.training for module in net.modules()] == modes

@@ -15,7 +15,6 @@ from xray_lightning.explain.maps import grad_cam_plus_plus, integrated_gradients
 from xray_lightning.models.heads import HEADS
 
 Build = Callable[..., XrayNet]
-Array = np.ndarray[Any, Any]
 THEIRS = {
     "gradcam": GradCAM,
     "gradcam++": GradCAMPlusPlus,
@@ -32,7 +31,7 @@ def nets(network: Build) -> dict[tuple[str, str], XrayNet]:
     return {(name, head): network(name, head, image_size=96) for name in LAYERS for head in heads}
 
 
-def by_hooks(net: XrayNet, layer, images, method: str, **settings: Any) -> Array:
+def by_hooks(net: XrayNet, layer, images, method: str, **settings: Any) -> np.ndarray:
     """(B, L, h, w) of pytorch-grad-cam, neither scaled nor resized.
 
     Its Grad-CAM++ adds 1e-6 to squared gradients, which are smaller here: as if it were not there.

@@ -18,8 +18,6 @@ import xray_lightning as xl
 from xray_lightning import ConfigError, Constant, Cosine, Plateau, Step, XrayNet
 from xray_lightning.training.optim import Schedule, make_optimizer, parameter_groups
 
-NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
-
 
 @pytest.fixture(params=["test_resnet", "test_vit", "test_convnext"])
 def net(request: pytest.FixtureRequest) -> XrayNet:
@@ -46,7 +44,7 @@ def test_norms_and_biases_do_not_decay(net: XrayNet) -> None:
     matrices = 0
     for module in net.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, NORMS) or name == "bias":
+            if isinstance(module, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm) or name == "bias":
                 assert decay[id(parameter)] == [0.0], f"{type(module).__name__}.{name}"
             elif isinstance(module, nn.Linear | nn.Conv2d):
                 assert decay[id(parameter)] == [0.05], f"{type(module).__name__}.{name}"

@@ -125,11 +125,6 @@ def test_a_map_of_weights_passes(plane: nn.Module, study_of: StudyOf, evidence: 
     assert [stage.name for stage in found.stages] == ["head"]
 
 
-def turned(net: Any, images: Tensor) -> Tensor:
-    """The image, or its negative: the network only chooses the sign."""
-    return (images[:, 0] - 0.75) * torch.sign(net.head.weight[0, 0])
-
-
 def test_the_image_fails(plane: nn.Module, study_of: StudyOf, pixels: Explain) -> None:
     found = run(plane, study_of(pixels), 4)
     for measure in found.measures.values():
@@ -138,16 +133,15 @@ def test_the_image_fails(plane: nn.Module, study_of: StudyOf, pixels: Explain) -
 
 
 def test_a_map_that_only_changes_its_sign_fails(plane: nn.Module, study_of: StudyOf) -> None:
-    measures = run(plane, study_of(turned)).measures
+    """The image, or its negative: the network only chooses the sign."""
+    turned = study_of(lambda net, images: (images[:, 0] - 0.75) * net.head.weight[0, 0].sign())
+    measures = run(plane, turned).measures
     assert measures["spearman"].verdict != "fails"
     assert measures["absolute"].verdict == "fails"
 
 
 def test_flat_maps_cannot_be_compared(plane: nn.Module, study_of: StudyOf) -> None:
-    def flat(net: nn.Module, images: Tensor) -> Tensor:
-        return torch.zeros_like(images[:, 0])
-
-    found = run(plane, study_of(flat), 4)
+    found = run(plane, study_of(lambda net, images: torch.zeros_like(images[:, 0])), 4)
     assert found.verdict == "not run"
     assert found.reason == "the maps are flat, too small or not finite for every image"
     assert {each.verdict for each in found.measures.values()} == {"not run"}

@@ -147,9 +147,6 @@ def test_a_later_run_without_it_keeps_its_own_weights(fit, data, tmp_path) -> No
     same({name.removeprefix("net."): state[name] for name in state}, dict(task.net.state_dict()))
 
 
-COLUMNS = ("images_seen", "step", "lr")
-
-
 def test_rows_become_a_table(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     epochs.write_rows([{"epoch": 0.0, "loss": 1 / 3}], path)
@@ -161,19 +158,13 @@ def test_rows_become_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_images_of_all_processes_count_and_only_the_first_logs(first, tmp_path, caplog) -> None:
     metrics = epochs.MetricsFile(tmp_path / "metrics.csv", "val/brier")
-    fake: Any = SimpleNamespace(world_size=3)
+    fake: Any = SimpleNamespace(world_size=3, current_epoch=4, max_epochs=9, global_step=15)
+    groups = [{"lr": 0.25, "lr_scale": 0.5}, {"lr": 7.0}]
+    fake.optimizers, fake.is_global_zero = [SimpleNamespace(param_groups=groups)], first
+    fake.callback_metrics = {"val/auroc": torch.tensor(0.75), "val/brier": torch.tensor(0.25)}
     metrics.on_train_epoch_start(fake, fake)
     for size in (8, 8, 5):
         metrics.on_train_batch_end(fake, fake, None, {"targets": torch.zeros(size, 2)}, 0)
-    fake = SimpleNamespace(
-        world_size=3,
-        callback_metrics={"val/auroc": torch.tensor(0.75), "val/brier": torch.tensor(0.25)},
-        current_epoch=4,
-        max_epochs=9,
-        global_step=15,
-        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.25, "lr_scale": 0.5}, {"lr": 7.0}])],
-        is_global_zero=first,
-    )
     with caplog.at_level(logging.INFO):
         metrics.on_train_epoch_end(fake, fake)
     assert caplog.messages == ["epoch 5/9  val/auroc 0.7500  val/brier 0.2500"] * first
@@ -201,7 +192,8 @@ def test_a_row_for_each_epoch(fit: Fit, data: xl.XrayDataModule) -> None:
 def test_batches_that_share_a_step_all_count(fit: Fit) -> None:
     runs = [fit(name=str(n), stop=1, accumulate_grad_batches=n)[1] for n in (1, 2)]
     tables = [pd.read_csv(run / "metrics.csv") for run in runs]
-    seen, steps, rates = ([table[name][0] for table in tables] for name in COLUMNS)
+    columns = ("images_seen", "step", "lr")
+    seen, steps, rates = ([table[name][0] for table in tables] for name in columns)
     assert seen[0] == seen[1] > 12
     assert steps[1] == math.ceil(steps[0] / 2)
     assert rates[1] == rates[0], "an epoch of warm-up is over in both"
