@@ -44,6 +44,7 @@ VERBS = {  # in the order of --help: the function of cli/, and the files that co
     "external": ("external.external", "CHECKPOINT..."),
     "probe": ("datasets.probe", ""),
     "sweep": ("multirun.sweep", "FOLDER"),
+    "tune": ("tune.tune", ""),
     "audit": ("audit.audit", ""),
     "explain": ("explain.explain", "CHECKPOINT"),
     "shortcuts": ("explain.shortcuts", "CHECKPOINT..."),

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import IntervalSweep, Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
@@ -97,6 +98,27 @@ def read_value(name: str, text: str) -> Any:
     except HydraException as error:
         raise ConfigError(f"{name} cannot be read: {text!r}") from error
     return change.value()
+
+
+def read_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any], list[str]]:
+    """Settings of ``xray tune``: those that stay, an Optuna range of each other, all the ends."""
+    fixed, space, ends = list[str](), dict[str, Any](), list[str]()
+    for change in OverridesParser.create().parse_overrides(list(overrides)):
+        name, value, text = change.key_or_group, change.value(), str(change.input_line)
+        if not change.is_sweep_override():
+            fixed.append(text)
+        elif isinstance(value, IntervalSweep):
+            log, low, high = "log" in value.tags, value.start or 0, value.end or 0
+            if low >= high or (log and low <= 0):
+                raise ConfigError(f"{text}: an interval rises; tag(log, ...) begins above 0")
+            kind = "int" if isinstance(low, int) and isinstance(high, int) else "float"
+            space[name] = methodcaller(f"suggest_{kind}", name, low, high, log=log)
+            ends += [f"{name}={low}", f"{name}={high}"]
+        else:
+            words = list(change.sweep_string_iterator())
+            space[name] = methodcaller("suggest_categorical", name, words)
+            ends += [f"{name}={word}" for word in words]
+    return fixed, space, ends
 
 
 def change_settings(saved: Own, overrides: Sequence[str]) -> DictConfig:

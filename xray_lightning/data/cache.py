@@ -41,7 +41,7 @@ from xray_lightning.errors import (
     require_integer,
 )
 from xray_lightning.progress import Report, show_progress
-from xray_lightning.records import Record
+from xray_lightning.records import Record, read_column
 from xray_lightning.shards import WHOLE, Shard
 from xray_lightning.writing import Json, open_replacing, read_json, write_json
 
@@ -72,7 +72,7 @@ class Manifest:
     @classmethod
     def of(cls, source: Source, records: Sequence[Record], size: int) -> "Manifest":
         """The manifest of some records of a source."""
-        ids = "\n".join(record.image_id for record in records)
+        ids = "\n".join(read_column(records, "image_id"))
         digest = hashlib.sha256(ids.encode()).hexdigest()
         return cls(source.name, dict(source.identity()), len(records), digest, size)
 
@@ -190,20 +190,20 @@ def open_cache(
     if not isinstance(root, str | Path):
         raise ConfigError(f"cache_dir must name a folder, got {root!r}")
     parts = _divide(source, records, size, Path(root), shard)
-    own = [record for part in parts for record in part.records]
+    count = sum(len(part.records) for part in parts)
     is_new = not any(part.folder.exists() for part in parts)
     try:
         found = [(part, part.find()) for part in parts]  # needs no lock, and no right to write
         missing = [part for part, there in found if there is None or not there.done.all()]
         if missing:
-            _build(source, missing, len(own), workers or available_cores(), progress)
+            _build(source, missing, count, workers or available_cores(), progress)
     except OSError as error:
         raise CacheError(f"cannot use the image cache in {root}: {error}; {REMEDY}") from error
     if local is not None:
         parts = [_copy(part, Path(local)) for part in parts]
     cache = load_cache(*(part.folder for part in parts))
     if not is_new:  # a cache just built was read from these very files
-        spot_check(cache, source, own)
+        spot_check(cache, source, parts)
     return cache
 
 
@@ -224,17 +224,19 @@ def _load_part(folder: Path, mode: Literal["r", "r+"] = "r") -> CachePart:
     return CachePart(folder, **arrays)
 
 
-def spot_check(cache: ImageCache, source: Source, records: Sequence[Record]) -> None:
+def spot_check(cache: ImageCache, source: Source, parts: "Sequence[_Part]") -> None:
     """Compare a few images, drawn anew each time, with the source's: it finds a replaced folder."""
-    rng = np.random.default_rng()  # other images each time, so that a change is found in the end
-    for row in rng.choice(len(records), min(SPOT_CHECKS, len(records)), replace=False):
-        image = source.read(records[row])
+    rng, count = np.random.default_rng(), len(cache.images)  # others each time: a change is found
+    for row in rng.choice(count, min(SPOT_CHECKS, count), replace=False):
+        part, place = divmod(row, len(parts[0].records))
+        record = parts[part].records[place]
+        image = source.read(record)
         same_size = tuple(cache.sizes[row]) == image.shape
         square = fit_square(image, cache.images.shape[1])
         if not (same_size and np.array_equal(cache.square(row), square)):
             raise mismatch(
                 cache.path,
-                f"{records[row].image_id} differs from the cached image, so the source files have "
+                f"{record.image_id} differs from the cached image, so the source files have "
                 "changed since",
             )
 
@@ -381,7 +383,7 @@ def _create(part: _Part, missing: Sequence[_Part]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         raise CacheError(f"cannot reserve the image cache {folder}: {error}; {REMEDY}") from error
     with open_replacing(folder / "ids.txt") as file:
-        file.writelines(f"{record.image_id}\n" for record in part.records)
+        file.writelines(f"{name}\n" for name in read_column(part.records, "image_id"))
     created = {"created": datetime.now(UTC).isoformat(timespec="seconds")}
     write_json(asdict(manifest) | created, folder / MANIFEST)
 

@@ -20,7 +20,7 @@ from xray_lightning.results import Json, Result
 from xray_lightning.writing import read_json, write_json, write_rows
 
 MARKS = ("environment.json", "failure.json", "train.log")  # a folder with one of them is a run
-FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
+FINISHED, FAILED, UNFINISHED, PRUNED = "finished", "failed", "unfinished", "pruned"
 
 POOLED = "pooled.json"
 
@@ -32,7 +32,7 @@ class SweepRun(Result):
     folder: str  # name inside the sweep's folder
     settings: str  # the overrides that not all runs share, without the seed and the fold
     seed: int | None  # seed of the training
-    state: str  # "finished", "failed" or "unfinished"
+    state: str  # "finished", "failed", "unfinished", or "pruned" by a study
     split: str = ""  # name of the split
     # of the whole split, or of a cross-validation without regard to the fold; runs of different
     # ones are never ranked together
@@ -192,7 +192,8 @@ def _read(path: Path) -> Json:
 def _read_run(place: Path, environment: Json, failure: Json, shared: set[str]) -> SweepRun:
     varied = [text for text in environment.get("overrides", ()) if text not in shared]
     settings = " ".join(text for text in varied if not text.startswith(("seed=", "sweep=")))
-    state, message = (FAILED, failure["message"]) if failure else (UNFINISHED, "")
+    state = PRUNED if failure.get("state") == PRUNED else FAILED if failure else UNFINISHED
+    message = failure.get("message", "")
     run = SweepRun(place.name, settings, environment.get("seed"), state, message=message)
     metrics, split = _read(place / "metrics.json"), environment.get("split")
     if not metrics or split is None:

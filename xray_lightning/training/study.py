@@ -1,0 +1,203 @@
+"""A study of settings: Optuna proposes, a training in a process of its own answers.
+
+Trials stand in one journal, so that several processes, also on machines that share a disk, work on
+one study, and a killed one goes on. Akiba et al. 2019; proposals by TPE (Bergstra et al. 2011).
+"""
+
+import csv
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy  # its parts load at their first use
+from filelock import FileLock, Timeout
+from optuna import Study, Trial, create_study, logging, pruners, samplers
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from xray_lightning.errors import ConfigError, XrayError
+from xray_lightning.folders import LOCK
+from xray_lightning.metrics.estimates import best_of
+from xray_lightning.training.callbacks.epochs import epoch_seed
+from xray_lightning.training.run import MONITOR
+from xray_lightning.writing import read_json, write_json
+
+FEWEST = 10  # finished trials, from which on it can be asked what mattered
+TRAIN = ("-m", "xray_lightning.cli.train")
+POLL = 0.5  # seconds between two looks at a training
+
+Range = Callable[[Trial], Any]  # gives a trial's value of a setting
+logging.set_verbosity(logging.WARNING)
+
+
+def open_study(
+    folder: Path,
+    mode: str,  # whether the "min" or the "max" of the metric is best
+    asked: Sequence[str],  # settings and ranges, as they were written
+    *,
+    warmup: int = 2,  # epochs in which no trial is pruned
+) -> Study:
+    """The study in a folder, made if need be; ConfigError if it is of other settings.
+
+    A trial is pruned whose best epoch so far is worse than the median of those before, from five.
+    """
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
+    median = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup)
+    make = partial(create_study, study_name="study", storage=storage, pruner=median)
+    study = make(direction="minimize" if mode == "min" else "maximize", load_if_exists=True)
+    before = study.user_attrs.get("asked", [*asked])
+    if other := sorted({*before} ^ {*asked}):
+        raise ConfigError(f"{folder} holds a study of other settings: {other}; name another folder")
+    study.set_user_attr("asked", before)
+    return study
+
+
+def claim_trial(
+    study: Study, folder: Path, *, count: int, seed: int
+) -> tuple[Trial, FileLock] | None:
+    """The next trial, for this process alone until its lock is released; None: all are there.
+
+    First come those whose process is gone. What a new one proposes depends on the seed, its number
+    and the trials before it.
+    """
+
+    def lock(number: int) -> FileLock:
+        study.sampler = samplers.TPESampler(seed=epoch_seed(seed, number))
+        held = FileLock(folder / f".trial-{number}.lock", timeout=0)
+        held.acquire()
+        return held
+
+    with FileLock(folder / ".claim.lock"):
+        for left in study.get_trials(states=[TrialState.RUNNING]):
+            with suppress(Timeout):  # else another process is at it
+                return Trial(study, left._trial_id), lock(left.number)
+        if len(study.trials) >= count:
+            return None
+        trial = study.ask()
+        return trial, lock(trial.number)
+
+
+def run_study(
+    study: Study,
+    folder: Path,  # of the study; each trial gets a run folder in it
+    settings: Sequence[str],  # of all trials
+    space: Mapping[str, Range],  # of each other setting
+    *,
+    count: int = 20,  # of trials, those of other processes, failed and pruned ones too
+    metric: str = MONITOR,  # a column of metrics.csv
+    seed: int = 0,  # of what is proposed
+    report: Callable[[str], None] = lambda line: None,  # told when a trial starts and ends
+) -> None:
+    """Train until all trials are there; XrayError: one failed, and none was finished before it."""
+    while claimed := claim_trial(study, folder, count=count, seed=seed):
+        trial, lock = claimed
+        try:
+            own = [f"{name}={ask(trial)}" for name, ask in space.items()]
+            report(f"trial {trial.number}: {' '.join(own)}")
+            run, every = folder / str(trial.number), [*settings, *own]
+            state, value, why = run_trial(trial, every, run, metric)
+            if why:
+                told = {"state": state.name.lower(), "overrides": every, "message": why}
+                write_json(told, run / "failure.json")
+            study.tell(trial, None if why else value, state=state)
+        finally:
+            lock.release()
+        report(f"trial {trial.number}: {why or f'{metric} {value:.4f}'}")
+        if state == TrialState.FAIL and not study.get_trials(states=[TrialState.COMPLETE]):
+            raise XrayError(f"trial {trial.number} failed: {why}")
+
+
+def run_trial(
+    trial: Trial, settings: Sequence[str], run: Path, metric: str
+) -> tuple[TrialState, float, str]:
+    """Train in a run folder, anew or from where a process died: how it ended, its metric, why."""
+    run.mkdir(exist_ok=True)
+    with FileLock(run / LOCK):  # the training of a study that was killed may still go on
+        log, table, end = run / "output.log", run / "metrics.csv", run / "metrics.json"
+    if not end.is_file():
+        words = [sys.executable, *TRAIN, *settings, f"hydra.run.dir={run}"]
+        with log.open("wb") as file, subprocess.Popen(words, stdout=file, stderr=file) as process:
+            try:
+                pruned = follow(trial, process, table, metric)
+            finally:  # Ctrl-C comes here too
+                process.terminate()
+        if pruned:
+            why = (
+                f"below the median of earlier trials after {len(read_epochs(table, metric))} epochs"
+            )
+            return TrialState.PRUNED, math.nan, why
+        if process.returncode:
+            told = log.read_text(encoding="utf-8", errors="replace").rpartition("error: ")[2]
+            return TrialState.FAIL, math.nan, f"{told.strip()[-500:]} ({log})"
+    if metric == MONITOR:  # of the epoch that was kept
+        value = read_json(end)["val"]["auroc"]["mean"]
+    else:
+        best = np.fmin if best_of(metric) == "min" else np.fmax
+        value = float(best.reduce(read_epochs(table, metric)))
+    if value is None or math.isnan(value):
+        return TrialState.FAIL, math.nan, f"{metric} is undefined"
+    return TrialState.COMPLETE, value, ""
+
+
+def follow(trial: Trial, process: subprocess.Popen[bytes], table: Path, metric: str) -> bool:
+    """Report each epoch of a training's metrics.csv until it ends; whether it was pruned."""
+    told = len(trial.study.trials[trial.number].intermediate_values)
+    while True:
+        over = process.poll() is not None
+        for row in read_epochs(table, metric)[told:]:
+            trial.report(row, told)
+            told += 1
+        if over or trial.should_prune():
+            process.terminate()  # it keeps its last checkpoint
+            process.wait()
+            return not over
+        time.sleep(POLL)
+
+
+def read_epochs(table: Path, metric: str) -> list[float]:
+    """A metric of each epoch so far, NaN where it is undefined."""
+    with suppress(FileNotFoundError), table.open(encoding="utf-8", newline="") as file:
+        return [float(row[metric] or "nan") for row in csv.DictReader(file)]
+    return []
+
+
+def measure_effects(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """Holm's p value of each setting of finished trials, the least first; {} below ``FEWEST``.
+
+    Kruskal and Wallis 1952 over the words of a choice or the thirds of a range. Under TPE and pure
+    noise 1.5 to 8 % of 200 studies of 12 to 80 trials had p < 0.05 for a setting, before Holm.
+    """
+    if len(trials) < FEWEST:
+        return {}
+    values, raw = np.array([trial.value for trial in trials]), {}
+    for name in trials[0].params:
+        column = np.array([trial.params[name] for trial in trials])
+        if column.dtype.kind in "if" and len(np.unique(column)) > 3:
+            column = np.digitize(column, np.quantile(column, [1 / 3, 2 / 3]))
+        groups = [values[column == one] for one in np.unique(column)]
+        known = len(groups) > 1 and np.ptp(values) > 0
+        raw[name] = float(scipy.stats.kruskal(*groups).pvalue) if known else 1.0
+    names = sorted(raw, key=lambda name: raw[name])
+    steps = [(len(names) - place) * raw[name] for place, name in enumerate(names)]
+    return dict(zip(names, np.minimum(np.maximum.accumulate(steps), 1).tolist(), strict=True))
+
+
+def describe(study: Study) -> dict[str, Any]:
+    """What a study came to, as plain values."""
+    trials = [
+        {"number": one.number, "state": one.state.name.lower(), "value": one.value}
+        | {"settings": one.params}
+        for one in study.trials
+    ]
+    finished = [one for one in study.trials if one.state == TrialState.COMPLETE]
+    best = trials[study.best_trial.number] if finished else None
+    effects = measure_effects(finished)
+    return {"trials": trials, "finished": len(finished), "best": best, "effects": effects}
