@@ -1,6 +1,7 @@
 """XrayNet: shapes, normalisation inside, where things lie on the map, and what it refuses."""
 
-from functools import cache
+from functools import cache, partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from xray_lightning.models import network
 from xray_lightning.models.backbones import find_pretraining
 from xray_lightning.models.batches import iterate_batches, run_batches
 from xray_lightning.models.heads import HEADS
+from xray_lightning.training.callbacks.weights import FreezeBackbone
+from xray_lightning.training.optim import make_optimizer
 
 LABELS = ("Mass", "Nodule", "Hernia")
 OTHERS = ["swin_tiny_patch4_window7_224", "test_vit"]  # and two with a convolution in the head
@@ -226,3 +229,65 @@ def test_batches_are_joined_in_order_without_gradient(count, full, sizes) -> Non
     assert not answer.requires_grad
     sums = run_batches(NET, images, lambda batch: batch.sum(dim=(1, 2, 3)), batch_size=2)
     torch.testing.assert_close(sums, images.sum(dim=(1, 2, 3)))
+
+
+def learn(net: XrayNet) -> tuple[set[str], dict[str, torch.Tensor]]:
+    """What changed in one step of a large rate with decay, and the tensors before it."""
+    before = {name: value.detach().clone() for name, value in net.named_parameters()}
+    rate = partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1)
+    optimizer = make_optimizer(rate, net, 0.1)
+    net(IMAGES).square().sum().backward()
+    optimizer.step()
+    changed = {k for k, value in net.named_parameters() if not torch.equal(value, before[k])}
+    return changed, before
+
+
+def test_lora_adds_a_product_to_each_linear_layer() -> None:
+    torch.manual_seed(0)
+    net, full = (
+        XrayNet(LABELS, "test_vit", image_size=64, finetune=how, lora_rank=2).eval()
+        for how in ("lora", "full")
+    )
+    theirs = {name.removeprefix("backbone."): name for name, _ in full.named_parameters()}
+    linear = [name for name, one in full.backbone.named_modules() if isinstance(one, nn.Linear)]
+    assert len(linear) == 4 * len(full.backbone.blocks)
+    for _ in range(2):  # at first the products are 0
+        state = dict(net.named_parameters())
+        with torch.no_grad():
+            for key, name in theirs.items():
+                layer = f"backbone.{key.removesuffix('.weight')}.parametrizations.weight"
+                value = state.get(name, state.get(f"{layer}.original"))
+                if key.removesuffix(".weight") in linear and key.endswith("weight"):
+                    value = value + state[f"{layer}.0.up"] @ state[f"{layer}.0.down"]
+                full.get_parameter(name).copy_(value)
+        torch.testing.assert_close(net(IMAGES), full(IMAGES))
+        changed, _ = learn(net)
+        products = {name for name in state if name.endswith(".0.up")}
+        assert products < changed
+        assert {name.split(".")[-1] for name in changed if "backbone" in name} <= {"up", "down"}
+    again = XrayNet(**net.config).eval()
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(IMAGES), net(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "densenet121"])
+def test_bitfit_learns_biases(name: str) -> None:
+    net = XrayNet(LABELS, name, image_size=64, finetune="bitfit").train()
+    changed, before = learn(net)
+    biases = {key for key in before if key.startswith("backbone.") and key.endswith(".bias")}
+    assert {key for key in changed if key.startswith("backbone.")} <= biases
+    assert len(changed & biases) > 0.7 * len(biases)  # a key's bias has no gradient, softmax's
+    assert XrayNet(**net.config).config == net.config
+
+
+def test_finetuning_that_cannot_be() -> None:
+    for how, rank, message in [
+        ("lora", 8, "model.finetune=lora: this backbone has no layer for it"),
+        ("lora", 0, "model.lora_rank must be an integer of at least 1"),
+        ("adapter", 8, "model.finetune must be one of full, bitfit, lora, got 'adapter'"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            XrayNet(LABELS, "test_resnet", finetune=how, lora_rank=rank)
+    task = Mock(net=XrayNet(LABELS, "test_resnet", finetune="bitfit"))
+    with pytest.raises(ConfigError, match=r"freeze_epochs=2: model.finetune freezes it already"):
+        FreezeBackbone(2).on_fit_start(Mock(), task)

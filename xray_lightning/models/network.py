@@ -9,14 +9,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.parametrize import register_parametrization
 
-from xray_lightning.errors import ConfigError, require_choice, require_number
+from xray_lightning.errors import ConfigError, require_choice, require_integer, require_number
 from xray_lightning.models.backbones import layout_of, load_network, to_map
 from xray_lightning.models.batches import evaluation_mode, record_outputs, run_batches
 from xray_lightning.models.cbam import CBAM, insert_cbam
 from xray_lightning.models.heads import HeadFactory, describe_head, make_head
 
 NORMALISATIONS = ("fixed", "image")
+FINETUNE = ("full", "bitfit", "lora")
 
 
 class XrayNet(nn.Module):
@@ -43,6 +45,9 @@ class XrayNet(nn.Module):
         normalise: "fixed", by mean and std; or "image", each image by its own (xray14-keras).
         mean: subtracted from the images; None: what timm states for the backbone's weights.
         std: the images are divided by it; None: likewise.
+        finetune: "full"; or what of the backbone learns: "bitfit", its biases (Ben Zaken 2022);
+            "lora", a product added to the weight of each linear layer (Hu 2022).
+        lora_rank: inner size of these products.
         ancestors: places of a label and of a wider finding, whose score is a factor of its own.
 
     Attributes:
@@ -74,12 +79,15 @@ class XrayNet(nn.Module):
         mean: float | None = None,
         std: float | None = None,
         ancestors: Sequence[tuple[int, int]] = (),
+        finetune: str = "full",
+        lora_rank: int = 8,
     ) -> None:
         super().__init__()
         _require_settings(labels, image_size, dropout, normalise, std)
         self.backbone, self.load_report = load_network(backbone, weights, image_size)
         self.layout, channels = layout_of(self.backbone, image_size)
         self.mean, self.std = _find_norm(self.backbone.pretrained_cfg, mean, std)
+        restrict(self.backbone, finetune, lora_rank)
         self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
         self.head: Any = make_head(
             head, channels, len(labels), dropout=dropout, options=head_options
@@ -95,6 +103,8 @@ class XrayNet(nn.Module):
             **{"cbam_after": list(cbam_after), "cbam": cbam, "cbam_reduction": cbam_reduction},
             **{"normalise": normalise, "mean": self.mean, "std": self.std},  # of this timm
         }
+        if finetune != "full":
+            self.config |= {"finetune": finetune, "lora_rank": lora_rank}
         self.condition(_mark(len(labels), ancestors))
 
     def condition(self, ancestors: Tensor) -> None:
@@ -192,6 +202,37 @@ class XrayNet(nn.Module):
 
     def _blocks(self) -> list[CBAM]:
         return [block for block in self.attention.values() if isinstance(block, CBAM)]
+
+
+class LowRank(nn.Module):
+    """A weight (M, N) and a product of low rank, 0 at first, which alone learns: Hu 2022, eq. 3.
+
+    Their factor alpha / r is 1.
+    """
+
+    def __init__(self, shape: Sequence[int], rank: int) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.zeros(shape[0], rank))
+        self.down = nn.Parameter(torch.randn(rank, shape[1]) / rank)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that is used."""
+        return weight + self.up @ self.down
+
+
+def restrict(backbone: nn.Module, finetune: str, rank: int) -> None:
+    """Let only a part of a backbone learn; ConfigError: it has no such part, or a rank below 1."""
+    require_choice("model.finetune", finetune, FINETUNE)
+    require_integer("model.lora_rank", rank, 1)
+    if finetune == "full":
+        return
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(finetune == "bitfit" and name.endswith("bias"))
+    linear = [one for one in backbone.modules() if isinstance(one, nn.Linear)]
+    for layer in linear if finetune == "lora" else ():
+        register_parametrization(layer, "weight", LowRank(layer.weight.shape, rank))
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        raise ConfigError(f"model.finetune={finetune}: this backbone has no layer for it")
 
 
 def _require_settings(

@@ -322,11 +322,15 @@ def log_run(data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
         if any(buffer.numel() for buffer in task.loss.buffers()):
             LOG.warning("loss: counted on the training set, not on what the sampler draws of it")
     parameters = sum(parameter.numel() for parameter in task.net.parameters())
+    learning = sum(one.numel() for one in task.net.parameters() if one.requires_grad)
     report = getattr(task.net, "load_report", None)
     weights = f"loaded {report}; the head is new" if report else "random weights"
     config = getattr(task.net, "config", {})
     name = config.get("backbone", type(task.net).__name__)
-    LOG.info("%s: %.1f M parameters, %s", name, parameters / 1e6, weights)
+    some = f", of which {learning / 1e6:.2f} M learn" if learning < parameters else ""
+    LOG.info("%s: %.1f M parameters%s, %s", name, parameters / 1e6, some, weights)
+    if some and not report:
+        LOG.warning("model.finetune holds random weights: use model.weights=imagenet or a file")
     if trainer.world_size > 1:
         LOG.info("%d processes x %d images a step", trainer.world_size, data.batch_size)
 
