@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, ProgressBar
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import nn
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
@@ -321,18 +322,22 @@ def log_run(data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
         LOG.info(line)
         if any(buffer.numel() for buffer in task.loss.buffers()):
             LOG.warning("loss: counted on the training set, not on what the sampler draws of it")
-    parameters = sum(parameter.numel() for parameter in task.net.parameters())
-    learning = sum(one.numel() for one in task.net.parameters() if one.requires_grad)
-    report = getattr(task.net, "load_report", None)
-    weights = f"loaded {report}; the head is new" if report else "random weights"
-    config = getattr(task.net, "config", {})
-    name = config.get("backbone", type(task.net).__name__)
-    some = f", of which {learning / 1e6:.2f} M learn" if learning < parameters else ""
-    LOG.info("%s: %.1f M parameters%s, %s", name, parameters / 1e6, some, weights)
-    if some and not report:
-        LOG.warning("model.finetune holds random weights: use model.weights=imagenet or a file")
+    log_network(task.net)
     if trainer.world_size > 1:
         LOG.info("%d processes x %d images a step", trainer.world_size, data.batch_size)
+
+
+def log_network(net: nn.Module) -> None:
+    """Log its size, how much of it learns, and from which weights."""
+    sizes = [(one.numel() / 1e6, one.requires_grad) for one in net.parameters()]
+    report, config = getattr(net, "load_report", None), getattr(net, "config", {})
+    weights = f"loaded {report}; the head is new" if report else "random weights"
+    some = sum(size for size, learns in sizes if learns)
+    share = "" if all(learns for _, learns in sizes) else f", of which {some:.2f} M learn"
+    name = config.get("backbone", type(net).__name__)
+    LOG.info("%s: %.1f M parameters%s, %s", name, sum(size for size, _ in sizes), share, weights)
+    if share and not report:
+        LOG.warning("model.finetune holds random weights: use model.weights=imagenet or a file")
 
 
 def _find(trainer: pl.Trainer, kind: type) -> Any:
