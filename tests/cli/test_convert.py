@@ -32,6 +32,9 @@ def test_what_is_said(tree: Path, tmp_path: Path) -> None:
     assert "0 images converted, 3 before" in convert(tree, out)
     counts = {"converted": 0, "before": 3, "others": 1, "failures": {}}
     assert json.loads(convert(tree, out, "--json")).items() >= counts.items()
+    parts = [json.loads(convert(tree, tmp_path / "two", f"shard={n}/2", "--json")) for n in (1, 2)]
+    assert sum(part["converted"] for part in parts) == 3
+    assert "0 images converted, 3 before" in convert(tree, tmp_path / "two")
     text = convert(tree, tmp_path / "renamed", "rename=true", "bits=16")
     assert "(and failed.csv) tells the original names: do not pass it on" in text
     assert (tmp_path / "renamed/000003.png").is_file()

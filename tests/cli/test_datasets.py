@@ -46,6 +46,17 @@ def test_cache(tmp_path: Path) -> None:
     assert facts["bytes"] == 256 * facts["images"] > 0
 
 
+def test_cache_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xray_lightning.data.cache.PART_IMAGES", 3)
+    settings = ["data.patients=3", "image_size=16", f"cache_dir={tmp_path}"]
+    parts = [json.loads(cache(*settings, f"shard={number}/2", "--json")) for number in (1, 2)]
+    whole = json.loads(cache(*settings, "--json"))
+    for key in ("images", "parts"):
+        assert sum(part[key] for part in parts) == whole[key]
+    assert f"in {whole['parts']} parts, the first: {whole['path']}" in cache(*settings)
+    assert "99 shards are too many" in cache(*settings, "shard=1/99", code=2)
+
+
 def test_wrong_folder(tmp_path: Path) -> None:
     with pytest.raises(InstantiationException) as caught:
         run_verb("data", ["data=nih", f"data.root={tmp_path / 'none'}"])

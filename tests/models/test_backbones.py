@@ -1,5 +1,6 @@
 """Weights from files and from timm: all of them or an error."""
 
+import json
 import pickle
 from copy import deepcopy
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 import timm
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import save_file
+from running import xray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from toy import MODELS
 
@@ -203,3 +205,33 @@ def test_what_patches_read_and_batch_norms_of_one_value(backbone, size, read, si
     single = (backbone, size) == ("resnet10t", 32)
     assert trace_sizes(net, size) == (pytest.approx((read / size) ** 2), side, single)
     assert net.training
+
+
+def test_plain_checkpoints_become_safe_files(tmp_path: Path) -> None:
+    state = timm_model().state_dict()
+    state["shared"] = state["fc.weight"][:, ::2]  # neither contiguous nor its own
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    out = tmp_path / "a.safetensors"
+    told = json.loads(xray("weights", "convert", tmp_path / "a.pth", "--out", out, "--json"))
+    assert told == {
+        "schema": 2,
+        "path": str(out),
+        "tensors": len(state),
+        "bytes": out.stat().st_size,
+    }
+    assert all(torch.equal(value, state[key]) for key, value in load_file(out).items())
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
+    for words, message in [
+        (
+            ("convert", tmp_path / "module.pth", "--out", out),
+            "A pickled module can run any program",
+        ),
+        (("convert", tmp_path / "none.pth", "--out", out), "no file at"),
+        (("unpack", tmp_path / "a.pth", "--out", out), "xray weights must be one of convert"),
+        (
+            ("convert", tmp_path / "a.pth", "--out", tmp_path / "a.pt"),
+            "must be a file .safetensors",
+        ),
+        (("convert", tmp_path / "a.pth"), "--out DIR"),
+    ]:
+        assert message in " ".join(xray("weights", *words, code=2).split())

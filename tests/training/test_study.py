@@ -46,10 +46,10 @@ def _script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL", 0.01)
 
 
-def search(folder: Path, *settings: str, mode: str = "max", warmup: int = 9, **how):
+def search(folder: Path, *settings: str, metric: str = "val/auroc", warmup: int = 9, **how):
     folder.mkdir(exist_ok=True)
-    study = open_study(folder, mode, ["x", *settings], warmup=warmup)
-    run_study(study, folder, settings, SPACE, **how)
+    study = open_study(folder, ["x", *settings], metric=metric, warmup=warmup)
+    run_study(study, folder, settings, SPACE, metric=metric, **how)
     return study
 
 
@@ -74,7 +74,7 @@ def test_the_best_is_found_and_a_study_goes_on_as_if_it_had_not_ended(tmp_path: 
 
 
 def test_another_metric(tmp_path: Path) -> None:
-    study = search(tmp_path / "a", mode="min", metric="val/loss", count=12)
+    study = search(tmp_path / "a", metric="val/loss", count=12)
     assert study.best_params["x"] < 0.2
     assert study.best_value == study.best_params["x"]
 
@@ -113,7 +113,7 @@ from operator import methodcaller
 from pathlib import Path
 from xray_lightning.training import study as module
 module.TRAIN, module.POLL, folder = (sys.argv[1],), 0.01, Path(sys.argv[2])
-study = module.open_study(folder, "max", ["x", "speed=0.1"], warmup=9)
+study = module.open_study(folder, ["x", "speed=0.1"], warmup=9)
 space = {"x": methodcaller("suggest_float", "x", 0.0, 1.0)}
 tell = lambda line: print(line, flush=True)
 module.run_study(study, folder, ["speed=0.1"], space, count=8, report=tell)
@@ -137,7 +137,7 @@ def test_two_workers_one_killed_and_one_that_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_training_of_a_killed_study_is_waited_for(tmp_path: Path, monkeypatch) -> None:
-    study = open_study(tmp_path, "max", ["x"])
+    study = open_study(tmp_path, ["x"])
     trial = study.ask()
     (run := tmp_path / "0").mkdir()
     (run / "metrics.json").write_text('{"val": {"auroc": {"mean": 0.5}}}')

@@ -34,6 +34,7 @@ VERBS = {  # in the order of --help: the function of cli/, and the files that co
     "evaluate": ("evaluate.evaluate", "CHECKPOINT"),
     "predict": ("files.predict", "CHECKPOINT PATH..."),
     "export": ("files.export", "CHECKPOINT"),
+    "weights": ("files.weights", "convert FILE"),
     "serve": ("files.serve", "CHECKPOINT..."),
     "convert": ("files.convert", "IN OUT"),
     "cache": ("datasets.cache", ""),

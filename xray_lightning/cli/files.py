@@ -12,12 +12,13 @@ from xray_lightning.cli.settings import find_checkpoint, require_openable
 from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
 from xray_lightning.data.tables import format_count
-from xray_lightning.errors import ConfigError, DataNotFoundError
+from xray_lightning.errors import ConfigError, DataNotFoundError, require_choice
 from xray_lightning.hub import name_place
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
 from xray_lightning.shards import Shard
 from xray_lightning.wording import name_first
+from xray_lightning.writing import write_file
 
 CHECKED = 5  # films an export is checked on
 POINTS = {"device": "auto", "method": "cam", "trust": False, "points": "checkpoint", "prior": ""}
@@ -105,6 +106,24 @@ def export(request: Request) -> None:
 
     done = export_checkpoint(checkpoint, out, own["format"], films=films, trust=trust)
     request.present(done.to_json(), *say("exported", done, own["format"]))
+
+
+def weights(request: Request) -> None:
+    """A backbone's tensors as a safe file: xray weights convert FILE.pth --out FILE.safetensors."""
+    request.read()
+    (action, name), out = request.files, request.require_out()
+    require_choice("xray weights", action, ("convert",))
+    if out.suffix != ".safetensors" or not out.parent.is_dir():
+        raise ConfigError(f"--out must be a file .safetensors in a folder that is there, got {out}")
+    from safetensors.torch import save
+
+    from xray_lightning.models.backbones import read_state
+
+    state = {key: value.contiguous().clone() for key, value in read_state(Path(name)).items()}
+    write_file(out, save(state))
+    size, facts = out.stat().st_size, {"path": str(out), "tensors": len(state)}
+    line = f"{out}: {len(state):,} tensors, {size / 1e6:,.1f} MB"
+    request.present({**facts, "bytes": size}, line)
 
 
 def serve(request: Request) -> None:

@@ -9,7 +9,6 @@ from xray_lightning.cli.settings import require_settings
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.sweep import compare_runs
 from xray_lightning.folders import prepare_folder
-from xray_lightning.metrics.estimates import best_of
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import show
 
@@ -33,7 +32,7 @@ def tune(request: Request) -> None:
     from xray_lightning.report.figures import study_figure
 
     folder, metric = prepare_folder(Path(own["study"])), config.monitor
-    study = studies.open_study(folder, best_of(metric), rest, warmup=own["warmup"])
+    study = studies.open_study(folder, rest, metric=metric, warmup=own["warmup"])
     how = {"count": own["trials"], "metric": metric, "seed": config.seed}
     studies.run_study(study, folder, fixed, space, **how, report=show)
     values = studies.describe(study)

@@ -81,6 +81,12 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
     return backbone
 
 
+SAFE = (
+    "A pickled module can run any program and is never loaded: models/README.md says how a safe "
+    "file is made of one, where its package is installed and it is trusted"
+)
+
+
 def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | None]:
     """A backbone with weights: "imagenet", "none", or the path of a file; and what was loaded."""
     if not isinstance(weights, str | Path):
@@ -152,7 +158,7 @@ def read_state(path: Path) -> State:
         with torch.serialization.safe_globals([argparse.Namespace]):  # settings, as MAE's
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a foreign file can raise anything
-        what = "damaged" if isinstance(error, DAMAGE) else "no plain checkpoint"
+        what = "damaged" if isinstance(error, DAMAGE) else f"no plain checkpoint. {SAFE}"
         raise WeightsError(f"model.weights: {path} is {what} ({_first_line(error)})") from error
     state = loaded if isinstance(loaded, dict) else {}
     for place in PLACES:

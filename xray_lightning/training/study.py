@@ -40,9 +40,9 @@ logging.set_verbosity(logging.WARNING)
 
 def open_study(
     folder: Path,
-    mode: str,  # whether the "min" or the "max" of the metric is best
     asked: Sequence[str],  # settings and ranges, as they were written
     *,
+    metric: str = MONITOR,  # a column of metrics.csv
     warmup: int = 2,  # epochs in which no trial is pruned
 ) -> Study:
     """The study in a folder, made if need be; ConfigError if it is of other settings.
@@ -52,7 +52,8 @@ def open_study(
     storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
     median = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup)
     make = partial(create_study, study_name="study", storage=storage, pruner=median)
-    study = make(direction="minimize" if mode == "min" else "maximize", load_if_exists=True)
+    mode = "minimize" if best_of(metric) == "min" else "maximize"
+    study = make(direction=mode, load_if_exists=True)
     before = study.user_attrs.get("asked", [*asked])
     if other := sorted({*before} ^ {*asked}):
         raise ConfigError(f"{folder} holds a study of other settings: {other}; name another folder")
@@ -92,7 +93,7 @@ def run_study(
     space: Mapping[str, Range],  # of each other setting
     *,
     count: int = 20,  # of trials, those of other processes, failed and pruned ones too
-    metric: str = MONITOR,  # a column of metrics.csv
+    metric: str = MONITOR,  # as of the study
     seed: int = 0,  # of what is proposed
     report: Callable[[str], None] = lambda line: None,  # told when a trial starts and ends
 ) -> None:
