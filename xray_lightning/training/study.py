@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from optuna import Study, Trial, create_study, logging, pruners, samplers
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from xray_lightning.errors import ConfigError, XrayError
@@ -52,8 +53,8 @@ def open_study(
     storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
     median = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup)
     make = partial(create_study, study_name="study", storage=storage, pruner=median)
-    mode = "minimize" if best_of(metric) == "min" else "maximize"
-    study = make(direction=mode, load_if_exists=True)
+    direction = StudyDirection.MINIMIZE if best_of(metric) == "min" else StudyDirection.MAXIMIZE
+    study = make(direction=direction, load_if_exists=True)
     before = study.user_attrs.get("asked", [*asked])
     if other := sorted({*before} ^ {*asked}):
         raise ConfigError(f"{folder} holds a study of other settings: {other}; name another folder")
