@@ -211,6 +211,13 @@ def test_stopped_by_the_user(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert all((out / row["file"].removeprefix("'")).is_file() for row in table)
     xl.convert_folder(tree, out)
     assert len(rows(out / "headers.csv")) == 12
+    content = (tree / "f0/4.dcm").read_bytes()
+    for damaged in (True, False):
+        (tree / "f0/4.dcm").write_bytes(b"" if damaged else content)
+        monkeypatch.setattr(module, "convert_file", stop)
+        with pytest.raises(KeyboardInterrupt):
+            xl.convert_folder(tree, out, workers=2)
+        assert (out / "failed.csv").exists() == damaged
 
 
 def test_failures_are_named_and_tried_again(tree: Path, tmp_path: Path) -> None:

@@ -120,26 +120,26 @@ def convert_folder(
                 progress(len(outcomes), len(names))
         finally:  # Ctrl-C comes here too
             pool.shutdown(cancel_futures=True)
-            failures = {
+            told = {
                 path.relative_to(root).as_posix(): outcome.failure
                 for path, outcome in zip(files, outcomes, strict=False)  # up to where it stopped
-                if outcome.row is None
             }
-            _write_tables(outcomes, failures, folder, complete=len(outcomes) == len(names))
+            failures = {name: reason for name, reason in told.items() if reason}
+            _write_tables(outcomes, told, folder, complete=len(outcomes) == len(names))
     there = sum(outcome.was_there for outcome in outcomes)
     notes = tally(outcome.notes for outcome in outcomes if outcome.row and not outcome.was_there)
     return Conversion(len(outcomes) - len(failures) - there, there, others, notes, failures)
 
 
 def _write_tables(
-    outcomes: Sequence[Outcome], failures: Mapping[str, str], out: Path, *, complete: bool
+    outcomes: Sequence[Outcome], reasons: Mapping[str, str], out: Path, *, complete: bool
 ) -> None:
     """headers.csv of the images there, failed.csv if some are not; rows of a stopped run stay."""
     told = [[outcome.row[name] for name in HEADER] for outcome in outcomes if outcome.row]
-    failed = [[*pair] for pair in failures.items()]
+    failed = [[name, reason] for name, reason in reasons.items() if reason]
     if not complete:
         told += _read_earlier(out / "headers.csv", HEADER, {row[0] for row in told})
-        failed += _read_earlier(out / "failed.csv", FAILED, failures)
+        failed += _read_earlier(out / "failed.csv", FAILED, reasons)
     write_table(out / "headers.csv", [HEADER, *told])
     (out / "failed.csv").unlink(missing_ok=True)
     if failed:
