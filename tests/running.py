@@ -24,7 +24,7 @@ TRAIN = [sys.executable, str(ROOT / "train.py")]
 SECONDS = 540  # a command that takes longer is killed
 LIGHT = """
 import xray_lightning.cli.app, xray_lightning.cli.train, xray_lightning.cli.audit
-import xray_lightning.cli.compare, xray_lightning.cli.report, xray_lightning.cli.score
+import xray_lightning.cli.report, xray_lightning.cli.score
 import hydra.main, omegaconf, pydantic.types
 """  # all but torch
 HEAVY = """

@@ -25,11 +25,10 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """Of a setting such as ``3/16``; empty: all of the work. ConfigError for anything else."""
-        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-        number, count = map(int, match.groups()) if match else (1, 1)
-        if (text and not match) or not 1 <= number <= count:
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text or "1/1")
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise ConfigError(f"shard must be such as 3/16, the third of sixteen, got {text!r}")
-        return cls(number, count)
+        return cls(int(match[1]), int(match[2]))
 
     def owns(self, name: str) -> bool:
         """Whether the file of this name is this task's; others added later change nothing."""
@@ -44,20 +43,18 @@ class Shard:
 WHOLE = Shard()
 
 
-def find_shards(out: Path) -> list[Path]:
-    """The folders of tasks in ``out``, by number; ConfigError if they are of two divisions."""
+@contextmanager
+def lock_shards(out: Path) -> Iterator[list[Path]]:
+    """The folders of tasks in ``out``, by number, for this process alone.
+
+    LockedError: one is at work. ConfigError: they are of two divisions.
+    """
     names = [re.fullmatch(r"shard-([0-9]+)-of-([0-9]+)", path.name) for path in out.glob("shard-*")]
     found = sorted((int(name[2]), int(name[1]), out / name[0]) for name in names if name)
     if len(counts := sorted({count for count, *_ in found})) > 1:
         told = " and of ".join(map(str, counts))
         raise ConfigError(f"{out} holds shards of {told}: delete those of the one division")
-    return [path for *_, path in found]
-
-
-@contextmanager
-def lock_shards(out: Path) -> Iterator[list[Path]]:
-    """The folders of tasks in ``out``, for this process alone; LockedError if one is at work."""
     with ExitStack() as locks:
-        for folder in (folders := find_shards(out)):
+        for *_, folder in found:
             locks.enter_context(lock_folder(folder))
-        yield folders
+        yield [folder for *_, folder in found]

@@ -1,4 +1,4 @@
-"""After ``-m``: tables and a figure that compare the runs, ranked by validation AUROC."""
+"""Many runs, ranked by validation AUROC: after ``-m``, and as trials of ``xray tune``."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,17 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
+from xray_lightning.cli.config import compose_settings, make, read_space
 from xray_lightning.cli.failures import USER_ERROR
-from xray_lightning.cli.request import Request
+from xray_lightning.cli.request import Request, take_own
 from xray_lightning.cli.settings import Settings, require_known_keys, require_settings
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import sweep as sweeps
+from xray_lightning.folders import prepare_folder
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import fold_lines, show, sweep_lines
+
+NEEDS = "a folder, study=DIR, and a range, such as 'optim.optimizer.lr=interval(1e-4,1e-2)'"
 
 
 class SweepTable(Callback):
@@ -58,6 +62,32 @@ def sweep(request: Request) -> None:
     lines, validations = finish_sweep(comparison, folder, all_tests=all_tests)
     pooled = {"cross_validations": [validation.to_json() for validation in validations]}
     request.present(comparison.to_json(all_tests=all_tests) | pooled, *lines)
+
+
+def tune(request: Request) -> None:
+    """Choose settings by many trainings: xray tune study=DIR loss=bce,focal."""
+    own, rest = take_own(request.settings, {"study": "", "trials": 20, "warmup": 2})
+    fixed, space, ends = read_space(rest)
+    if not (own["study"] and space):
+        raise ConfigError(f"xray tune needs {NEEDS}")
+    for text in ends:
+        config = compose_settings([*fixed, text])
+        require_settings(config)
+    make(config.data)  # is it there?
+    try:
+        from xray_lightning.training import study as studies  # torch, after that was said
+    except ModuleNotFoundError as error:
+        raise ConfigError(f'no {error.name}: pip install "xray_lightning[tune]"') from error
+
+    folder, metric = prepare_folder(Path(own["study"])), config.monitor
+    study = studies.open_study(folder, rest, metric=metric, warmup=own["warmup"])
+    how = {"count": own["trials"], "metric": metric, "seed": config.seed}
+    studies.run_study(study, folder, fixed, space, **how, report=show)
+    values = studies.describe(study)
+    if values["finished"]:
+        studies.draw_slices(study, metric, values["effects"], folder / "study.png")
+    lines, _ = finish_sweep(sweeps.compare_runs(folder), folder)
+    request.present(values, *lines, *say("tuned", values, metric, studies.FEWEST))
 
 
 def write(comparison: sweeps.SweepComparison, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""``xray score``: anybody's table of scores against a data set's label table; without torch."""
+"""``xray score`` and ``compare``: anybody's tables of scores, judged without torch."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, choose_labels, select_labels
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.compare import NEEDED, score_truths
+from xray_lightning.evaluation.compare import ACTED_ON, NEEDED, compare, score_truths
 from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.evaluation.scores import ScoreTable, find_scored_labels
 from xray_lightning.metrics.decisions import PREVALENCES, THRESHOLDS, read_shares
 from xray_lightning.records import take_records, target_matrix
 from xray_lightning.report.evaluation_table import scored_lines
-from xray_lightning.report.terminal import truth_lines
+from xray_lightning.report.terminal import comparison_lines, truth_lines
 from xray_lightning.writing import write_rows
 
 OWN = {
@@ -93,3 +93,12 @@ def show_truths(request: Request, source: Source, split: Split | None, own: Own)
     notes = (f"note: {text}" for text in (*source.notes, note) if text)
     lines = truth_lines(truths, f"{table} on {source.name}")
     request.present(truths.to_json(), *lines, *notes, path=request.keep("truths.json"))
+
+
+def compare_models(request: Request) -> None:
+    """Is model A better than model B on the same test images? Paired bootstrap of patients."""
+    own = request.read(draws=2000, seed=0, labels="", margin="null", thresholds="")
+    own |= {"labels": read_labels(own["labels"]), "margin": read_value("margin", own["margin"])}
+    own["thresholds"] = read_shares("thresholds", own["thresholds"], ACTED_ON)
+    path, comparison = request.keep("compare.json"), compare(*request.files, **own)
+    request.present(comparison.to_json(), *comparison_lines(comparison, *request.files), path=path)

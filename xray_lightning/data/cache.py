@@ -27,19 +27,13 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from xray_lightning import errors
 from xray_lightning.data.decoding import available_cores, decode_ahead, single_threaded_opencv
 from xray_lightning.data.dicom import tally
 from xray_lightning.data.geometry import RULE, fit_square
 from xray_lightning.data.images import collect_notes
 from xray_lightning.data.source import Source
-from xray_lightning.errors import (
-    CacheError,
-    ConfigError,
-    DataError,
-    InvalidImageError,
-    OutputError,
-    require_integer,
-)
+from xray_lightning.errors import CacheError, ConfigError
 from xray_lightning.progress import Report, show_progress
 from xray_lightning.records import Record, read_column
 from xray_lightning.shards import WHOLE, Shard
@@ -120,15 +114,9 @@ class Rows:
 
     def __getitem__(self, rows: Any) -> npt.NDArray[Any]:
         """By a number, a slice or an array of numbers."""
-        if len(self.arrays) == 1:
-            return np.asarray(self.arrays[0][rows])
-        parts, places = np.divmod(np.arange(len(self))[rows], len(self.arrays[0]))
-        if parts.ndim == 0:
-            return np.asarray(self.arrays[parts][places])
-        found = np.empty((len(parts), *self.shape[1:]), self.dtype)
-        for part in np.unique(parts):
-            found[parts == part] = self.arrays[part][places[parts == part]]
-        return found
+        wanted, each = np.arange(len(self))[rows], len(self.arrays[0])
+        found = [self.arrays[row // each][row % each] for row in wanted.flat]
+        return np.array(found, self.dtype).reshape(*wanted.shape, *self.shape[1:])
 
 
 class ImageCache:
@@ -183,8 +171,8 @@ def open_cache(
         CacheError: the disk is too full or not writable, or a folder there does not match.
         InvalidImageError: images are unreadable; raised after all others were decoded.
     """
-    require_integer("image_size", size, 1)
-    require_integer("workers", 1 if workers is None else workers, 1)
+    errors.require_integer("image_size", size, 1)
+    errors.require_integer("workers", 1 if workers is None else workers, 1)
     if not records:
         raise ConfigError("there are no images to cache: the list of records is empty")
     if not isinstance(root, str | Path):
@@ -197,10 +185,10 @@ def open_cache(
         missing = [part for part, there in found if there is None or not there.done.all()]
         if missing:
             _build(source, missing, count, workers or available_cores(), progress)
+        if local is not None:
+            parts = [_copy(part, Path(local)) for part in parts]
     except OSError as error:
         raise CacheError(f"cannot use the image cache in {root}: {error}; {REMEDY}") from error
-    if local is not None:
-        parts = [_copy(part, Path(local)) for part in parts]
     cache = load_cache(*(part.folder for part in parts))
     if not is_new:  # a cache just built was read from these very files
         spot_check(cache, source, parts)
@@ -257,7 +245,7 @@ def read_manifest(folder: Path) -> Json | None:
         return read_json(folder / MANIFEST)
     except FileNotFoundError:
         return None
-    except OutputError as error:
+    except errors.OutputError as error:
         raise mismatch(folder, f"{MANIFEST} is damaged") from error
 
 
@@ -327,7 +315,7 @@ def _build(
         logger.warning("how images were read: %s", line)
     if failures:
         lines = "\n  ".join(failures[:NAMED_FAILURES] + ["..."] * (len(failures) > NAMED_FAILURES))
-        raise InvalidImageError(
+        raise errors.InvalidImageError(
             f"{len(failures):,} of {count:,} images are unreadable:\n  {lines}\nAll others are "
             "cached. Download these again, or take their lines out of the label table"
         )
@@ -336,17 +324,14 @@ def _build(
 def _copy(part: _Part, local: Path) -> _Part:
     """A complete part on another disk, copied there unless it is there."""
     copy = replace(part, folder=local / part.folder.name)
-    try:
-        local.mkdir(parents=True, exist_ok=True)
-        with _lock(copy.folder):
-            if copy.find() is None:
-                shutil.rmtree(copy.folder, ignore_errors=True)  # of a copy that was stopped
-                names = [path.name for path in part.folder.iterdir() if path.name != MANIFEST]
-                copy.folder.mkdir()
-                for name in [*names, MANIFEST]:  # by which it counts, so it comes last
-                    shutil.copyfile(part.folder / name, copy.folder / name)
-    except OSError as error:
-        raise CacheError(f"cannot copy the image cache to {copy.folder}: {error}") from error
+    local.mkdir(parents=True, exist_ok=True)
+    with _lock(copy.folder):
+        if copy.find() is None:
+            shutil.rmtree(copy.folder, ignore_errors=True)  # of a copy that was stopped
+            names = [path.name for path in part.folder.iterdir() if path.name != MANIFEST]
+            copy.folder.mkdir()
+            for name in [*names, MANIFEST]:  # by which it counts, so it comes last
+                shutil.copyfile(part.folder / name, copy.folder / name)
     return copy
 
 
@@ -419,7 +404,7 @@ def _fill(
                 there.images[row], there.sizes[row] = square, image.shape
                 there.sums[row] = checksum(row, square, image.shape)
                 decoded.append(row)
-            except (DataError, OSError) as error:
+            except (errors.DataError, OSError) as error:
                 failures[row] = f"{records[row].image_id}: {error}"
         if notes:
             remarks.append(notes)

@@ -20,7 +20,7 @@ from xray_lightning.results import Json, Result
 from xray_lightning.writing import read_json, write_json, write_rows
 
 MARKS = ("environment.json", "failure.json", "train.log")  # a folder with one of them is a run
-FINISHED, FAILED, UNFINISHED, PRUNED = "finished", "failed", "unfinished", "pruned"
+FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
 POOLED = "pooled.json"
 
@@ -192,7 +192,7 @@ def _read(path: Path) -> Json:
 def _read_run(place: Path, environment: Json, failure: Json, shared: set[str]) -> SweepRun:
     varied = [text for text in environment.get("overrides", ()) if text not in shared]
     settings = " ".join(text for text in varied if not text.startswith(("seed=", "sweep=")))
-    state = PRUNED if failure.get("state") == PRUNED else FAILED if failure else UNFINISHED
+    state = failure.get("state", FAILED) if failure else UNFINISHED
     message = failure.get("message", "")
     run = SweepRun(place.name, settings, environment.get("seed"), state, message=message)
     metrics, split = _read(place / "metrics.json"), environment.get("split")

@@ -7,13 +7,9 @@ from typing import Any, Self
 import numpy as np
 
 from xray_lightning.errors import CheckpointError, require_choice, require_number
+from xray_lightning.metrics import calibration as fits
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.calibration import (
-    Calibration,
-    fit_calibration,
-    is_separated,
-    require_method,
-)
+from xray_lightning.metrics.calibration import Calibration, fit_calibration, is_separated
 from xray_lightning.metrics.intervals import NAN, Array, Estimate, Interval, drop_undefined
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
@@ -157,7 +153,7 @@ def fit_operating_point(
 ) -> OperatingPoint:
     """Operating point and calibration of one label; none are fitted below the minimum."""
     require_rule(rule, value)
-    require_method(calibration)
+    fits.require_method(calibration)
     known = is_known(targets)
     positive, kept = targets[known] == 1, scores[known]
     few = min(positive.sum(), (~positive).sum()) < minimum_positives

@@ -18,7 +18,6 @@ from xray_lightning.models.cbam import CBAM, insert_cbam
 from xray_lightning.models.heads import HeadFactory, describe_head, make_head
 
 NORMALISATIONS = ("fixed", "image")
-FINETUNE = ("full", "bitfit", "lora")
 
 
 class XrayNet(nn.Module):
@@ -222,7 +221,7 @@ class LowRank(nn.Module):
 
 def restrict(backbone: nn.Module, finetune: str, rank: int) -> None:
     """Let only a part of a backbone learn; ConfigError: it has no such part, or a rank below 1."""
-    require_choice("model.finetune", finetune, FINETUNE)
+    require_choice("model.finetune", finetune, ("full", "bitfit", "lora"))
     require_integer("model.lora_rank", rank, 1)
     if finetune == "full":
         return

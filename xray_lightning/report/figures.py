@@ -1,10 +1,9 @@
 """Figures of a run, of a sweep and of folds, as PNG; colours of Okabe and Ito, readable in grey."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +12,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 from sklearn.metrics import roc_curve
 
 from xray_lightning.evaluation.predictions import Predictions
@@ -21,9 +19,6 @@ from xray_lightning.evaluation.sweep import CrossValidation, Leaderboard
 from xray_lightning.records import CHEST_XRAY14, NO_FINDING, is_known
 from xray_lightning.wording import shorten
 from xray_lightning.writing import save_figure
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial  # an extra
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
@@ -172,35 +167,6 @@ def sweep_figure(boards: Sequence[Leaderboard], path: Path) -> None:
         axes.set_title(title, loc="left")
     said = ("validation, mean and sd", "validation, single runs", "test of the chosen run")
     _save_with_key(figure, path, said)
-
-
-@AS_WRITTEN
-def study_figure(
-    trials: Sequence["FrozenTrial"], effects: Mapping[str, float], metric: str, path: Path
-) -> None:
-    """The metric of a study's trials against each setting that was tried."""
-    names = sorted({name for trial in trials for name in trial.params})
-    columns, rows = min(3, len(names)), math.ceil(len(names) / 3)
-    figure, panels = new_figure(3.4 * columns, 3 * rows + 0.4, rows, columns, sharey=True)
-    for name, axes in zip(names, panels, strict=False):
-        own = [trial for trial in trials if name in trial.params]
-        for trial in sorted(own, key=lambda trial: trial.params[name]):
-            ended = trial.state.name == "COMPLETE"
-            value = trial.value if ended else trial.intermediate_values.get(trial.last_step or 0)
-            if value is not None:
-                fill = COLOURS[0] if ended else "none"
-                axes.plot(trial.params[name], value, "o", color=COLOURS[0], mfc=fill)
-        if getattr(own[0].distributions[name], "log", False):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.minorticks_off()
-        title = f"p = {effects[name]:.2g}" if name in effects else ""
-        axes.set(xlabel=name, ylabel=metric, title=title)
-    for axes in panels[len(names) :]:
-        axes.remove()
-    figure.suptitle("filled: finished; hollow: not, its last epoch", fontsize=9)
-    save_figure(figure, path)
 
 
 @AS_WRITTEN

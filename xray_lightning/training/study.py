@@ -9,6 +9,7 @@ import math
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 import scipy  # its parts load at their first use
 from filelock import FileLock, Timeout
-from optuna import Study, Trial, create_study, logging, pruners, samplers
+from matplotlib import pyplot
+from optuna import Study, Trial, create_study, logging, pruners, samplers, visualization
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
@@ -29,7 +31,7 @@ from xray_lightning.folders import LOCK
 from xray_lightning.metrics.estimates import best_of
 from xray_lightning.training.callbacks.epochs import epoch_seed
 from xray_lightning.training.run import MONITOR
-from xray_lightning.writing import read_json, write_json
+from xray_lightning.writing import read_json, save_figure, write_json
 
 FEWEST = 10  # finished trials, from which on it can be asked what mattered
 TRAIN = ("-m", "xray_lightning.cli.train")
@@ -107,7 +109,8 @@ def run_study(
             run, every = folder / str(trial.number), [*settings, *own]
             state, value, why = run_trial(trial, every, run, metric)
             if why:
-                told = {"state": state.name.lower(), "overrides": every, "message": why}
+                kind = "pruned" if state == TrialState.PRUNED else "failed"
+                told = {"state": kind, "overrides": every, "message": why}
                 write_json(told, run / "failure.json")
             study.tell(trial, None if why else value, state=state)
         finally:
@@ -132,9 +135,8 @@ def run_trial(
             finally:  # Ctrl-C comes here too
                 process.terminate()
         if pruned:
-            why = (
-                f"below the median of earlier trials after {len(read_epochs(table, metric))} epochs"
-            )
+            count = len(read_epochs(table, metric))
+            why = f"after {count} epochs, below the median of the trials before"
             return TrialState.PRUNED, math.nan, why
         if process.returncode:
             told = log.read_text(encoding="utf-8", errors="replace").rpartition("error: ")[2]
@@ -192,14 +194,29 @@ def measure_effects(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     return dict(zip(names, np.minimum(np.maximum.accumulate(steps), 1).tolist(), strict=True))
 
 
+def draw_slices(study: Study, metric: str, effects: Mapping[str, float], path: Path) -> None:
+    """The finished trials' metric against each setting, with its p value of ``effects``."""
+    plot = visualization.matplotlib.plot_slice
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls its own figures experimental
+        panels = np.ravel(np.asarray(plot(study, target_name=metric)))
+    figure = panels[0].figure
+    for axes in panels:
+        p_value = effects.get(axes.get_xlabel())
+        axes.set_title("" if p_value is None else f"p = {p_value:.2g}", fontsize=10)
+    figure.suptitle(f"{len(study.get_trials(states=[TrialState.COMPLETE]))} finished trials")
+    figure.set(figwidth=1 + 3.6 * len(panels), figheight=3.8, layout_engine="constrained")
+    save_figure(figure, path)
+    pyplot.close(figure)
+
+
 def describe(study: Study) -> dict[str, Any]:
     """What a study came to, as plain values."""
-    trials = [
-        {"number": one.number, "state": one.state.name.lower(), "value": one.value}
-        | {"settings": one.params}
-        for one in study.trials
+    rows = [
+        {"number": t.number, "state": t.state.name.lower(), "value": t.value, "settings": t.params}
+        for t in study.trials
     ]
-    finished = [one for one in study.trials if one.state == TrialState.COMPLETE]
-    best = trials[study.best_trial.number] if finished else None
+    finished = study.get_trials(states=[TrialState.COMPLETE])
+    best = rows[study.best_trial.number] if finished else None
     effects = measure_effects(finished)
-    return {"trials": trials, "finished": len(finished), "best": best, "effects": effects}
+    return {"trials": rows, "finished": len(finished), "best": best, "effects": effects}
