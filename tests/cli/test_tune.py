@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from running import ROOT, XRAY, start, xray
 
+import xray_lightning.training
+
 SMALL = ["data.patients=40", "data.size=32", "image_size=32", "epochs=2", "trainer=cpu"]
 SMALL += ["model=resnet50", "model.backbone=resnet10t", "weights=none", "report=false", "draws=50"]
 SMALL += ["callbacks=none", "logger=none"]
@@ -37,6 +39,7 @@ def test_what_cannot_be_tuned(words, message, tmp_path, monkeypatch) -> None:
 def test_optuna_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "xray_lightning.training.study", raising=False)
+    monkeypatch.delattr(xray_lightning.training, "study", raising=False)  # of another test
     output = xray("tune", f"study={tmp_path / 'a'}", RATE, code=2)
     assert 'no optuna: pip install "xray_lightning[tune]"' in output
 
