@@ -17,8 +17,6 @@ from xray_lightning.folders import prepare_folder
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import fold_lines, show, sweep_lines
 
-NEEDS = "a folder, study=DIR, and a range, such as 'optim.optimizer.lr=interval(1e-4,1e-2)'"
-
 
 class SweepTable(Callback):
     """Compares the runs of a sweep, in files after each run and on the terminal at the end.
@@ -69,7 +67,9 @@ def tune(request: Request) -> None:
     own, rest = take_own(request.settings, {"study": "", "trials": 20, "warmup": 2})
     fixed, space, ends = read_space(rest)
     if not (own["study"] and space):
-        raise ConfigError(f"xray tune needs {NEEDS}")
+        raise ConfigError(
+            "xray tune needs a folder, study=DIR, and a range, such as loss=bce,focal"
+        )
     for text in ends:
         config = compose_settings([*fixed, text])
         require_settings(config)
