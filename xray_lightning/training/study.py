@@ -36,7 +36,6 @@ from xray_lightning.writing import read_json, save_figure, write_json
 FEWEST = 10  # finished trials, from which on it can be asked what mattered
 TRAIN = ("-m", "xray_lightning.cli.train")
 POLL = 0.5  # seconds between two looks at a training
-
 Range = Callable[[Trial], Any]  # gives a trial's value of a setting
 logging.set_verbosity(logging.WARNING)
 
@@ -204,7 +203,7 @@ def draw_slices(study: Study, metric: str, effects: Mapping[str, float], path: P
     for axes in panels:
         p_value = effects.get(axes.get_xlabel())
         axes.set_title("" if p_value is None else f"p = {p_value:.2g}", fontsize=10)
-    figure.suptitle(f"{len(study.get_trials(states=[TrialState.COMPLETE]))} finished trials")
+    figure.suptitle("finished trials")
     figure.set(figwidth=1 + 3.6 * len(panels), figheight=3.8, layout_engine="constrained")
     save_figure(figure, path)
     pyplot.close(figure)
