@@ -1,4 +1,7 @@
-"""Studies of settings, the training replaced by a script that writes what a training leaves."""
+"""Studies of settings, the training replaced by a script that writes what a training leaves.
+
+Run as a program, this file is a worker on a study.
+"""
 
 import json
 import os
@@ -107,23 +110,10 @@ def test_failures(tmp_path: Path) -> None:
     assert describe(study)["effects"] == {}
 
 
-WORKER = """
-import sys
-from operator import methodcaller
-from pathlib import Path
-from xray_lightning.training import study as module
-module.TRAIN, module.POLL, folder = (sys.argv[1],), 0.01, Path(sys.argv[2])
-study = module.open_study(folder, ["x", "speed=0.1"], warmup=9)
-space = {"x": methodcaller("suggest_float", "x", 0.0, 1.0)}
-tell = lambda line: print(line, flush=True)
-module.run_study(study, folder, ["speed=0.1"], space, count=8, report=tell)
-"""
-
-
 def test_two_workers_one_killed_and_one_that_goes_on(tmp_path: Path) -> None:
-    (folder := tmp_path / "a").mkdir()
-    words = [sys.executable, "-c", WORKER, str(tmp_path / "script.py"), str(folder)]
-    environment = {"env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    folder = tmp_path / "a"
+    words = [sys.executable, __file__, str(tmp_path / "script.py"), str(folder)]
+    environment = {"env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}}
     killed = start(words, lambda process: process.stdout.readline(), **environment)
     killed.kill()
     killed.communicate()
@@ -168,3 +158,8 @@ def test_what_mattered() -> None:
     assert sum(one["lr"] < 0.05 for one in found) >= 9
     assert list(found[0]) == sorted(found[0], key=found[0].get)
     assert simulate(9, 3, 0) == {}
+
+
+if __name__ == "__main__":
+    module.TRAIN, module.POLL = (sys.argv[1],), 0.01
+    search(Path(sys.argv[2]), "speed=0.1", count=8, report=partial(print, flush=True))
