@@ -226,7 +226,7 @@ def test_plain_checkpoints_become_safe_files(tmp_path: Path) -> None:
             ("convert", tmp_path / "module.pth", "--out", out),
             "A pickled module can run any program",
         ),
-        (("convert", tmp_path / "none.pth", "--out", out), "no file at"),
+        (("convert", tmp_path / "none.pth", "--out", out), "none.pth: no such file"),
         (("unpack", tmp_path / "a.pth", "--out", out), "xray weights must be one of convert"),
         (
             ("convert", tmp_path / "a.pth", "--out", tmp_path / "a.pt"),

@@ -115,15 +115,16 @@ def weights(request: Request) -> None:
     require_choice("xray weights", action, ("convert",))
     if out.suffix != ".safetensors" or not out.parent.is_dir():
         raise ConfigError(f"--out must be a file .safetensors in a folder that is there, got {out}")
+    if not Path(name).is_file():
+        raise DataNotFoundError(f"{name}: no such file")
     from safetensors.torch import save
 
     from xray_lightning.models.backbones import read_state
 
     state = {key: value.contiguous().clone() for key, value in read_state(Path(name)).items()}
     write_file(out, save(state))
-    size, facts = out.stat().st_size, {"path": str(out), "tensors": len(state)}
-    line = f"{out}: {len(state):,} tensors, {size / 1e6:,.1f} MB"
-    request.present({**facts, "bytes": size}, line)
+    line = f"{out}: {len(state):,} tensors, {out.stat().st_size / 1e6:,.1f} MB"
+    request.present({"path": str(out), "tensors": len(state), "bytes": out.stat().st_size}, line)
 
 
 def serve(request: Request) -> None:

@@ -81,10 +81,7 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
     return backbone
 
 
-SAFE = (
-    "A pickled module can run any program and is never loaded: models/README.md says how a safe "
-    "file is made of one, where its package is installed and it is trusted"
-)
+SAFE = "A pickled module can run any program and is never loaded: see models/README.md"
 
 
 def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | None]:
