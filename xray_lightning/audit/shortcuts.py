@@ -20,7 +20,7 @@ from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.audit.shift import score_by_metadata
 from xray_lightning.checkpoint import weights_sha256
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.phantom.source import Phantom
 from xray_lightning.data.source import Mask, Source
 from xray_lightning.explain.maps import cell_grids, class_map
 from xray_lightning.metrics.bootstrap import PatientBootstrap
