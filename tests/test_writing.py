@@ -150,6 +150,7 @@ WRITERS = {
     "training/callbacks/epochs.py": {"to_csv"},
     "checkpoint.py": {"torch.save", "save"},  # the second into memory
     "cli/build.py": {"OmegaConf.save"},
+    "cli/files.py": {"save"},  # into memory
     "deploy/export.py": {"onnx.save", "torch.export.save", "TemporaryDirectory"},  # then renamed
     "deploy/predict.py": {"open"},  # rows added one by one; the next run cuts off a half one
     "report/external.py": {"TemporaryDirectory"},  # of the picture that the page holds

@@ -100,9 +100,9 @@ def read_value(name: str, text: str) -> Any:
     return change.value()
 
 
-def read_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any], list[str]]:
+def read_space(overrides: Sequence[str]) -> tuple[list[str], Own, list[str]]:
     """Settings of ``xray tune``: those that stay, an Optuna range of each other, all the ends."""
-    fixed, space, ends = list[str](), dict[str, Any](), list[str]()
+    fixed, space, ends = list[str](), Own(), list[str]()
     for change in OverridesParser.create().parse_overrides(list(overrides)):
         name, value, text = change.key_or_group, change.value(), str(change.input_line)
         if not change.is_sweep_override():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,22 +89,18 @@ class XrayNet(nn.Module):
         self.mean, self.std = _find_norm(self.backbone.pretrained_cfg, mean, std)
         restrict(self.backbone, finetune, lora_rank)
         self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
-        self.head: Any = make_head(
-            head, channels, len(labels), dropout=dropout, options=head_options
-        )
-        self.attention = insert_cbam(
-            self.backbone, cbam_after, image_size, parts=cbam, reduction=cbam_reduction
-        )
-        self._head = head
-        name, options = describe_head(head, head_options)
+        make = partial(make_head, dropout=dropout, options=head_options)
+        self.head: Any = make(head, channels, len(labels))
+        insert = partial(insert_cbam, parts=cbam, reduction=cbam_reduction)
+        self.attention = insert(self.backbone, cbam_after, image_size)
+        self._head, (name, options) = head, describe_head(head, head_options)
         self.config: dict[str, Any] = {
             **{"labels": list(labels), "backbone": backbone, "head": name},
             **{"head_options": options, "dropout": dropout, "image_size": image_size},
             **{"cbam_after": list(cbam_after), "cbam": cbam, "cbam_reduction": cbam_reduction},
             **{"normalise": normalise, "mean": self.mean, "std": self.std},  # of this timm
+            **({} if finetune == "full" else {"finetune": finetune, "lora_rank": lora_rank}),
         }
-        if finetune != "full":
-            self.config |= {"finetune": finetune, "lora_rank": lora_rank}
         self.condition(_mark(len(labels), ancestors))
 
     def condition(self, ancestors: Tensor) -> None:

@@ -31,7 +31,7 @@ from xray_lightning.folders import LOCK
 from xray_lightning.metrics.estimates import best_of
 from xray_lightning.training.callbacks.epochs import epoch_seed
 from xray_lightning.training.run import MONITOR
-from xray_lightning.writing import read_json, save_figure, write_json
+from xray_lightning.writing import Json, read_json, save_figure, write_json
 
 FEWEST = 10  # finished trials, from which on it can be asked what mattered
 TRAIN = ("-m", "xray_lightning.cli.train")
@@ -209,7 +209,7 @@ def draw_slices(study: Study, metric: str, effects: Mapping[str, float], path: P
     pyplot.close(figure)
 
 
-def describe(study: Study) -> dict[str, Any]:
+def describe(study: Study) -> Json:
     """What a study came to, as plain values."""
     rows = [
         {"number": t.number, "state": t.state.name.lower(), "value": t.value, "settings": t.params}
