@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,9 @@ def metrics(run_folder: Path) -> Any:
 def processes_of(text: str) -> list[int]:
     """Ids of the processes with a text in their command line."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if text.encode() in command:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if int(entry.name) != os.getpid() and text.encode() in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return found
 
@@ -208,7 +205,7 @@ def judged(folder: Path) -> dict[int, list[Any]]:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_the_figures_of_one_process(world: int, judged: dict[int, list[Any]]) -> None:
+def test_figures_and_images_of_one_process(world: int, judged: dict[int, list[Any]]) -> None:
     """With an odd number of images, batches of uneven number and unknown targets."""
     (alone,) = judged[1]
     assert len(alone["images"]) % 2 == 1
@@ -216,11 +213,6 @@ def test_the_figures_of_one_process(world: int, judged: dict[int, list[Any]]) ->
         for kind in ("first", "test"):
             assert found[kind] == pytest.approx(alone[kind], abs=1e-6, nan_ok=True)
         np.testing.assert_allclose(found["scores"], alone["scores"], atol=1e-6)
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_every_image_in_one_process(world: int, judged: dict[int, list[Any]]) -> None:
-    (alone,) = judged[1]
     shards = [found["images"] for found in judged[world]]
     assert sorted(name for shard in shards for name in shard) == sorted(alone["images"])
     for rank, found in enumerate(judged[world]):

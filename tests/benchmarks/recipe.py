@@ -20,7 +20,6 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import xray_lightning as xl
-from xray_lightning.evaluation.predictions import read_predictions
 from xray_lightning.wording import number
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -81,16 +80,14 @@ def main(root: str, *changes: str) -> None:
             words += [f"hydra.run.dir={place}/run", f"cache_dir={place}/cache"]
             command = [sys.executable, str(TRAIN), "data=nih", "split=patient", *words]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            ours = read_predictions(Path(place, "run", "predictions_test.csv"))
+            ours = xl.read_predictions(Path(place, "run", "predictions_test.csv"))
             data = xl.XrayDataModule(
                 source, split=lambda *args, seed=seed: xl.patient_split(*args, seed=seed),
                 image_size=int(settings["image_size"]), cache_dir=f"{place}/cache",
             )  # fmt: skip
             scores = train_bare(data, settings, seed)
-        ids = tuple(record.image_id for record in data.subset_records("test"))
-        patients = tuple(record.patient_id for record in data.subset_records("test"))
-        targets = data.subset_targets("test")
-        bare = xl.Predictions(tuple(data.labels), ids, patients, targets, np.asarray(scores))
+        films = data.subset_records("test")
+        bare = xl.Predictions.of(films, data.labels, np.asarray(scores))
         mean = xl.compare(ours, bare).mean
         low, high = mean.interval or (np.nan, np.nan)
         print(

@@ -22,8 +22,7 @@ import pandas as pd
 import xray_lightning as xl
 from xray_lightning.data import samplers
 from xray_lightning.data.cache import open_cache
-from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.records import patient_ids, read_column, target_matrix
+from xray_lightning.records import patient_ids, target_matrix
 
 SIDE, DRAWS = 8, 2000
 STEPS = ("table", "split", "epoch", "cache", "opened", "evaluate")
@@ -78,8 +77,8 @@ def measure(metadata: Path, count: int) -> dict[str, tuple[float, float]]:
         assert all(opened.square(row).mean() == 128 for row, _ in order[:1000])
         note("opened")
     scores = (0.7 * np.random.default_rng(0).random(targets.shape) + 0.3 * targets).astype("f4")
-    ids = read_column(source.records, "image_id"), patients.tolist()
-    xl.evaluate(Predictions(source.labels, *ids, targets, scores), source.records, draws=DRAWS)
+    table = xl.Predictions.of(source.records, source.labels, scores, targets)
+    xl.evaluate(table, source.records, draws=DRAWS)
     note("evaluate")
     return steps
 

@@ -123,14 +123,8 @@ def measure_step(case: Case, folder) -> tuple[float, float, float]:
     task = XrayTask(net, BCE(), optimizer=OPTIMIZER, head_lr=HEAD_LR, schedule=Cosine())
     metrics = MetricsFile(folder / "metrics.csv")
     last = LambdaCallback(on_train_epoch_end=lambda trainer, module: turns.done())
-    factory = partial(
-        pl.Trainer,
-        accelerator="gpu" if case.device == "cuda" else case.device,
-        devices=1,
-        precision=case.precision,
-        max_epochs=TURNS,
-        gradient_clip_val=CLIP,
-    )
+    place = {"accelerator": case.device, "devices": 1, "precision": case.precision}
+    factory = partial(pl.Trainer, **place, max_epochs=TURNS, gradient_clip_val=CLIP)
     callbacks, logger = [turns, EpochSeed(0), metrics, last], TensorBoardLogger(folder, name="")
     trainer = make_trainer(factory, folder, callbacks, loggers=[logger], fit=False)
     try:

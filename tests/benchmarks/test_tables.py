@@ -49,14 +49,13 @@ from pathlib import Path
 from time import perf_counter
 import numpy as np
 import xray_lightning as xl
-from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.records import target_matrix
 source, rng, both = xl.ChestXray14(sys.argv[1]), np.random.default_rng(0), []
 for wanted in (source.official["test"], [r.image_id for r in source.records[:11_000]]):
     records = [record for record in source.records if record.image_id in {*wanted}]
-    told, ids = target_matrix(records), [(r.image_id, r.patient_id) for r in records]
+    told = target_matrix(records)
     scores = (0.7 * rng.random(told.shape) + 0.3 * told).astype(np.float32)
-    both.append((Predictions(tuple(source.labels), *zip(*ids), told, scores), records))
+    both.append((xl.Predictions.of(records, source.labels, scores, told), records))
 start = perf_counter()
 points = xl.fit_operating_points(*both[1])
 fitted = perf_counter()
@@ -122,14 +121,9 @@ def test_hashing_and_comparing(radiographs, bench) -> None:
     squares = np.stack([fit_square(decode_image(p.read_bytes(), p.name), 224) for p in radiographs])
     many = np.tile(squares, (25, 1, 1))
     pairs = np.random.default_rng(0).integers(len(many), size=(5000, 2))
-
-    def hash_all() -> int:
-        return len(hash_images(many)[0])
-
-    def compare() -> int:
-        return len(correlate(many, pairs))
-
-    found = bench.rates(3, hashes=hash_all, pairs=compare)
+    found = bench.rates(
+        3, hashes=lambda: len(hash_images(many)[0]), pairs=lambda: len(correlate(many, pairs))
+    )
     bench.remark(f"{median(found['hashes']):,.0f} squares of 224 px a second hashed and digested")
     bench.ratio("seconds_to_hash_nih", IMAGES / median(found["hashes_cpu"]), "<=30")
     bench.remark(f"{median(found['pairs']):,.0f} pairs a second correlated, one thread")
