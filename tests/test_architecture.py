@@ -4,8 +4,7 @@ import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "xray_lightning"
+from test_house import ROOT, TREES
 
 FLOORS = [
     ["errors", "formats", "processes"],
@@ -24,8 +23,6 @@ FLOORS = [
 ]
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 OF_THE_COMMANDS = {"hydra", "omegaconf", "typer"}
-
-TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 NAMES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in TREES

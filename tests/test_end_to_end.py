@@ -18,6 +18,7 @@ from toy import aurocs_of_labels
 
 from xray_lightning import load_checkpoint, read_predictions
 from xray_lightning.report.finish import SHARED, share_files
+from xray_lightning.writing import read_json
 
 # A ResNet of 5 M parameters with dropout; 150 images; two cores.
 COMPLETE = ["data.patients=60", "image_size=32", "batch_size=16", "epochs=3", "augment=light"]
@@ -46,8 +47,7 @@ def trained(folder: Path) -> Path:
 
 
 def metrics(run_folder: Path, subset: str) -> dict[str, object]:
-    values: dict[str, dict[str, object]] = json.loads((run_folder / "metrics.json").read_text())
-    return values[subset]
+    return read_json(run_folder / "metrics.json")[subset]
 
 
 def test_run_directory_is_complete(trained: Path) -> None:

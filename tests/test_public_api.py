@@ -1,6 +1,7 @@
-"""What `from xray_lightning import ...` offers."""
+"""What `from xray_lightning import ...` offers, and what its errors are caught as."""
 
 import ast
+import inspect
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import xray_lightning
+from xray_lightning import errors
 
 
 @pytest.mark.parametrize("name", xray_lightning._HOMES)
@@ -40,3 +42,16 @@ def test_version_is_that_of_the_distribution() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         xray_lightning.nothing  # noqa: B018
+
+
+def test_every_error_is_ours_and_described() -> None:
+    for name, error in inspect.getmembers(errors, inspect.isclass):
+        if error.__module__ == errors.__name__:
+            assert issubclass(error, errors.XrayError), name
+            assert error.__doc__, name
+
+
+def test_errors_are_what_users_of_python_catch_too() -> None:
+    values = errors.ConfigError, errors.TableError, errors.SplitError, errors.InvalidImageError
+    assert all(issubclass(error, ValueError) for error in values)
+    assert issubclass(errors.DataNotFoundError, FileNotFoundError)

@@ -57,23 +57,19 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "launcher",
-    [
-        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-        ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"],
-    ],
-    ids=["joblib", "submitit"],
+    ("launcher", "share"), [("joblib", "n_jobs=2"), ("submitit_local", "cpus_per_task=1")]
 )
-def test_launchers(tmp_path: Path, launcher: list[str]) -> None:
+def test_launchers(tmp_path: Path, launcher: str, share: str) -> None:
     command = [*TRAIN, "sweep=seeds", "seed=0,1", *TOY]
-    text = run([*command, *launcher], tmp_path)
+    command += [f"hydra/launcher={launcher}", f"hydra.launcher.{share}"]
+    text = run(command, tmp_path)
     (sweep,) = tmp_path.glob("outputs/sweep_seeds_*")
     assert "ranked by validation AUROC" in text
     facts = [json.loads((sweep / f"{n}/environment.json").read_text()) for n in (0, 1)]
-    alone = len(os.sched_getaffinity(0)) // 2 if "joblib" in launcher[0] else 1
+    alone = len(os.sched_getaffinity(0)) // 2 if launcher == "joblib" else 1
     assert [each["threads"] for each in facts] == [max(1, alone)] * 2
     assert facts[1]["command"][:2] == ["train.py", "seed=1"]
     assert [row["state"] for row in read_table(sweep / "comparison.csv")] == ["finished"] * 2
     before = state(sweep / "0"), state(sweep / "1")
-    run([*command, *launcher], tmp_path)
+    run(command, tmp_path)
     assert before == (state(sweep / "0"), state(sweep / "1"))

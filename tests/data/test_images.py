@@ -21,11 +21,20 @@ GENERATOR = np.random.default_rng(0)
 GREY = GENERATOR.integers(0, 256, (11, 7), dtype=np.uint8)
 COLOUR = GENERATOR.integers(0, 256, (11, 7, 3), dtype=np.uint8)
 LUMA = np.rint(COLOUR @ [0.299, 0.587, 0.114])
+DEEP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+RAMP = np.add.outer(np.arange(40) * 3, np.arange(64) * 2).astype(np.uint8)
+RAMP16 = RAMP.astype(np.uint16) * 257
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiff(pixels: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **{"photometric": "minisblack", **options})
     return buffer.getvalue()
 
 
@@ -49,17 +58,18 @@ JPEG = encoded(Image.fromarray(np.full((64, 48), 90, np.uint8)), "JPEG")
 FRAME = JPEG.index(b"\xff\xc0") + 5  # the height in its frame header
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_grey_8_bit_is_kept(kind: str) -> None:
-    pixels = decode_image(encoded(Image.fromarray(GREY), kind), "x")
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        *((encoded(Image.fromarray(GREY), kind), GREY) for kind in ("PNG", "BMP", "TIFF")),
+        (encoded(Image.fromarray(DEEP)), np.rint(DEEP * (255 / 65535))),
+        *((tiff(codes, photometric="miniswhite"), 255 - RAMP) for codes in (RAMP, RAMP16)),
+    ],
+)
+def test_8_bits_are_kept_16_scaled_by_the_full_range_and_white_may_be_zero(data, expected) -> None:
+    pixels = decode_image(data, "x")
     assert pixels.dtype == np.uint8
-    np.testing.assert_array_equal(pixels, GREY)
-
-
-def test_grey_16_bit_is_scaled_by_the_full_range() -> None:
-    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    pixels = decode_image(encoded(Image.fromarray(values)), "x")
-    np.testing.assert_array_equal(pixels, np.rint(values * (255 / 65535)))
+    np.testing.assert_array_equal(pixels, expected)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -235,15 +245,6 @@ def test_real_files_as_pydicom_and_pillow_decode_them(shared_data: Path) -> None
 
 
 CASES = Path(os.environ["XRAY_DATA"]).with_name("cases") / "tiff"
-RAMP = np.add.outer(np.arange(40) * 3, np.arange(64) * 2).astype(np.uint8)
-
-
-def tiff(pixels: np.ndarray, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, pixels, **{"photometric": "minisblack", **options})
-    return buffer.getvalue()
-
-
 PACKINGS = [None, "lzw", "deflate", "packbits", "jpeg2000"]
 STRIPS = [{}, {"rowsperstrip": 7}, {"tile": (16, 16)}]
 
@@ -275,16 +276,9 @@ def test_a_flipped_bit_in_deflated_pixels_is_an_error() -> None:
             decode_image(bytes(damaged), "x")
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_white_is_zero(bits: int) -> None:
-    codes = RAMP.astype(np.uint16) * 257 if bits == 16 else RAMP
-    data = tiff(codes, photometric="miniswhite")
-    np.testing.assert_array_equal(decode_image(data, "x"), 255 - RAMP)
-
-
 @pytest.mark.parametrize("bits", [1, 4, 12])
 def test_tiff_of_other_bits_fills_the_range(bits: int) -> None:
-    codes = (RAMP.astype(np.uint16) * 257) >> (16 - bits)
+    codes = RAMP16 >> (16 - bits)
     data = tiff(codes if bits > 8 else codes.astype(np.uint8), bitspersample=bits)
     expected = np.rint(codes * (255 / (2**bits - 1)))
     with collect_notes() as notes:

@@ -4,7 +4,6 @@ Of real films that no part of it has seen: the table of deploy/README.md.
 """
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.resources import files
@@ -17,6 +16,7 @@ import pydicom
 import pytest
 import torch
 from PIL import Image as Pil
+from running import TRAIN
 from toy import save_net, toy_net
 
 import xray_lightning as xl
@@ -180,8 +180,7 @@ def test_held_back_films(shared_data: Path, tmp_path: Path) -> None:
     words = f"""model=mobilenetv2 model.weights={weights} data=nih data.root={root} split=patient
         image_size=128 trainer=cpu trainer.max_epochs=4 report=false callbacks.heat_maps=null
         draws=20 cache_dir={tmp_path} hydra.run.dir={run}"""
-    train = Path(__file__).parents[2] / "train.py"
-    subprocess.run([sys.executable, train, *words.split()], check=True)
+    subprocess.run([*TRAIN, *words.split()], check=True)
     classifier = xl.load_classifier(run / "checkpoints/best.ckpt", device="cpu")
     assert classifier.gate is not None
     shares = measure(classifier, *held_back(root, tmp_path))
