@@ -51,8 +51,8 @@ import numpy as np
 import xray_lightning as xl
 from xray_lightning.records import target_matrix
 source, rng, both = xl.ChestXray14(sys.argv[1]), np.random.default_rng(0), []
-for wanted in (source.official["test"], [r.image_id for r in source.records[:11_000]]):
-    records = [record for record in source.records if record.image_id in {*wanted}]
+for wanted in (source.official["test"], {r.image_id for r in source.records[:11_000]}):
+    records = [record for record in source.records if record.image_id in wanted]
     told = target_matrix(records)
     scores = (0.7 * rng.random(told.shape) + 0.3 * told).astype(np.float32)
     both.append((xl.Predictions.of(records, source.labels, scores, told), records))
