@@ -137,26 +137,41 @@ def test_the_training_of_a_killed_study_is_waited_for(tmp_path: Path, monkeypatc
     assert module.run_trial(trial, [], run, "val/auroc") == (TrialState.COMPLETE, 0.5, "")
 
 
-def simulate(count: int, effect: float, seed: int) -> dict[str, float]:
-    """A study by TPE of three settings, one of which may matter."""
+def simulate(count: int, effect: float, seed: int, prune: bool = False) -> dict[str, float]:
+    """What mattered in a study by TPE of three settings, one of which may matter."""
     sampler, rng = optuna.samplers.TPESampler(seed=seed), np.random.default_rng(seed)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
     for _ in range(count):
         trial = study.ask()
         rate = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
         trial.suggest_int("layers", 1, 3)
         trial.suggest_categorical("loss", ["bce", "focal"])
-        study.tell(trial, rng.normal() - effect * (np.log10(rate) + 3) ** 2)
-    return measure_effects(study.trials)
+        value = rng.normal() - effect * (np.log10(rate) + 3) ** 2
+        for epoch in range(6):
+            trial.report(value if epoch == 5 else 0.9 * value + 0.44 * rng.normal(), epoch)
+            if prune and epoch < 5 and trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, value)
+    effects, epoch = measure_effects(study.trials)
+    assert epoch == (3 if prune else None)
+    return effects
 
 
-def test_what_mattered() -> None:
+@pytest.mark.parametrize("prune", [False, True])
+def test_what_mattered(prune: bool) -> None:
     """Of 100 studies of pure noise some 5 say that a setting matters; a real one is found."""
-    noise = [min(simulate(24, 0, seed).values()) < 0.05 for seed in range(100)]
+    count = 60 if prune else 24
+    noise = [min(simulate(count, 0, seed, prune).values()) < 0.05 for seed in range(100)]
     assert sum(noise) <= 11  # 99.6 % of binomial(100, 0.05)
-    found = [simulate(40, 3, seed) for seed in range(10)]
+    found = [simulate(40, 3, seed, prune) for seed in range(10)]
     assert sum(one["lr"] < 0.05 for one in found) >= 9
     assert list(found[0]) == sorted(found[0], key=found[0].get)
+
+
+def test_few_trials_are_not_asked() -> None:
     assert simulate(9, 3, 0) == {}
 
 

@@ -85,7 +85,7 @@ def tune(request: Request) -> None:
     studies.run_study(study, folder, fixed, space, **how, report=show)
     values = studies.describe(study)
     if values["finished"]:
-        studies.draw_slices(study, metric, values["effects"], folder / "study.png")
+        studies.draw_slices(study, metric, folder / "study.png")
     lines, _ = finish_sweep(sweeps.compare_runs(folder), folder)
     request.present(values, *lines, *say("tuned", values, metric, studies.FEWEST))
 
