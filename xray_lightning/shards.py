@@ -45,10 +45,7 @@ WHOLE = Shard()
 
 @contextmanager
 def lock_shards(out: Path) -> Iterator[list[Path]]:
-    """The folders of tasks in ``out``, by number, for this process alone.
-
-    LockedError: one is at work. ConfigError: they are of two divisions.
-    """
+    """The folders of tasks in ``out``, for this process alone; ConfigError: of two divisions."""
     names = [re.fullmatch(r"shard-([0-9]+)-of-([0-9]+)", path.name) for path in out.glob("shard-*")]
     found = sorted((int(name[2]), int(name[1]), out / name[0]) for name in names if name)
     if len(counts := sorted({count for count, *_ in found})) > 1:

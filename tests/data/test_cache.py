@@ -488,7 +488,7 @@ def test_a_copy_on_a_local_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert_golden(build(Noise(30), **place), source)
     assert copied == 6 * [cache.parts[1].path.name]
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match=r"cannot use the image cache .*/file"):
+    with pytest.raises(CacheError, match=r"image cache in .*/file: .*cache_local=DIR"):
         build(source, **place | {"local": tmp_path / "file"})
 
 

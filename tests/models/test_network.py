@@ -289,5 +289,5 @@ def test_finetuning_that_cannot_be() -> None:
         with pytest.raises(ConfigError, match=message):
             XrayNet(LABELS, "test_resnet", finetune=how, lora_rank=rank)
     task = Mock(net=XrayNet(LABELS, "test_resnet", finetune="bitfit"))
-    with pytest.raises(ConfigError, match=r"freeze_epochs=2: model.finetune freezes it already"):
+    with pytest.raises(ConfigError, match=r"freeze_epochs=2 and model.finetune: leave out one"):
         FreezeBackbone(2).on_fit_start(Mock(), task)

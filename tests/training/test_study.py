@@ -19,7 +19,13 @@ from running import ROOT, start
 
 from xray_lightning.errors import ConfigError, XrayError
 from xray_lightning.training import study as module
-from xray_lightning.training.study import describe, measure_effects, open_study, run_study
+from xray_lightning.training.study import (
+    describe,
+    draw_slices,
+    measure_effects,
+    open_study,
+    run_study,
+)
 
 SCRIPT = """
 import json, sys, time
@@ -171,8 +177,29 @@ def test_what_mattered(prune: bool) -> None:
     assert list(found[0]) == sorted(found[0], key=found[0].get)
 
 
-def test_few_trials_are_not_asked() -> None:
+def test_few_trials_are_not_asked_and_repeats_are_one(tmp_path: Path) -> None:
     assert simulate(9, 3, 0) == {}
+    study = search(tmp_path / "a", count=9)
+    study.add_trials(study.trials[:5])
+    assert measure_effects(study.trials) == ({}, None)
+
+
+@pytest.mark.parametrize("settings", [1, 2, 4])
+def test_slices_are_drawn(settings: int, tmp_path: Path) -> None:
+    study = optuna.create_study()
+    for _ in range(3):
+        trial = study.ask()
+        study.tell(trial, sum(trial.suggest_float(f"{n}", 0, 1) for n in range(settings)))
+    draw_slices(study, "val/loss", tmp_path / "study.png")
+    assert (tmp_path / "study.png").stat().st_size > 5000
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    search(tmp_path / "a", count=1)
+    with (tmp_path / "a/study.log").open("a") as file:
+        file.write('{"op_code": 4, "wor\n{}\n')
+    with pytest.raises(ConfigError, match=r"a/study.log is damaged \(.*name another folder"):
+        search(tmp_path / "a")
 
 
 if __name__ == "__main__":

@@ -107,6 +107,10 @@ def read_space(overrides: Sequence[str]) -> tuple[list[str], Own, list[str]]:
         name, value, text = change.key_or_group, change.value(), str(change.input_line)
         if not change.is_sweep_override():
             fixed.append(text)
+        elif {*getattr(value, "tags", ())} - {"log"} or name.startswith(
+            ("monitor", "seed", "hydra")
+        ):
+            raise ConfigError(f"{text}: the one tag is log, and neither monitor nor seed is tuned")
         elif isinstance(value, IntervalSweep):
             log, low, high = "log" in value.tags, value.start or 0, value.end or 0
             if low >= high or (log and low <= 0):
@@ -115,7 +119,8 @@ def read_space(overrides: Sequence[str]) -> tuple[list[str], Own, list[str]]:
             space[name] = methodcaller(f"suggest_{kind}", name, low, high, log=log)
             ends += [f"{name}={low}", f"{name}={high}"]
         else:
-            words = list(change.sweep_string_iterator())
+            if not (words := list(change.sweep_string_iterator())):
+                raise ConfigError(f"{text}: this range is empty")
             space[name] = methodcaller("suggest_categorical", name, words)
             ends += [f"{name}={word}" for word in words]
     return fixed, space, ends

@@ -179,16 +179,17 @@ def open_cache(
         raise ConfigError(f"cache_dir must name a folder, got {root!r}")
     parts = _divide(source, records, size, Path(root), shard)
     count = sum(len(part.records) for part in parts)
-    is_new = not any(part.folder.exists() for part in parts)
+    is_new, place, remedy = not any(part.folder.exists() for part in parts), root, REMEDY
     try:
         found = [(part, part.find()) for part in parts]  # needs no lock, and no right to write
         missing = [part for part, there in found if there is None or not there.done.all()]
         if missing:
             _build(source, missing, count, workers or available_cores(), progress)
         if local is not None:
+            place, remedy = local, "choose another folder with cache_local=DIR"
             parts = [_copy(part, Path(local)) for part in parts]
     except OSError as error:
-        raise CacheError(f"cannot use the image cache in {root}: {error}; {REMEDY}") from error
+        raise CacheError(f"cannot use the image cache in {place}: {error}; {remedy}") from error
     cache = load_cache(*(part.folder for part in parts))
     if not is_new:  # a cache just built was read from these very files
         spot_check(cache, source, parts)

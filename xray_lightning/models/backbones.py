@@ -81,9 +81,6 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
     return backbone
 
 
-SAFE = "A pickled module can run any program and is never loaded: see models/README.md"
-
-
 def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | None]:
     """A backbone with weights: "imagenet", "none", or the path of a file; and what was loaded."""
     if not isinstance(weights, str | Path):
@@ -155,7 +152,8 @@ def read_state(path: Path) -> State:
         with torch.serialization.safe_globals([argparse.Namespace]):  # settings, as MAE's
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a foreign file can raise anything
-        what = "damaged" if isinstance(error, DAMAGE) else f"no plain checkpoint. {SAFE}"
+        plain = "no plain checkpoint; a pickled module is never loaded, see models/README.md"
+        what = "damaged" if isinstance(error, DAMAGE) else plain
         raise WeightsError(f"model.weights: {path} is {what} ({_first_line(error)})") from error
     state = loaded if isinstance(loaded, dict) else {}
     for place in PLACES:

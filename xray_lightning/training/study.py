@@ -51,11 +51,14 @@ def open_study(
 
     A trial is pruned whose best epoch so far is worse than the median of those before, from five.
     """
-    storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
+    log = folder / "study.log"
     median = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup)
-    make = partial(create_study, study_name="study", storage=storage, pruner=median)
+    make = partial(create_study, study_name="study", pruner=median, load_if_exists=True)
     direction = StudyDirection.MINIMIZE if best_of(metric) == "min" else StudyDirection.MAXIMIZE
-    study = make(direction=direction, load_if_exists=True)
+    try:
+        study = make(storage=JournalStorage(JournalFileBackend(str(log))), direction=direction)
+    except ValueError as error:  # of JSON
+        raise ConfigError(f"{log} is damaged ({error}): name another folder") from error
     before = study.user_attrs.get("asked", [*asked])
     if other := sorted({*before} ^ {*asked}):
         raise ConfigError(f"{folder} holds a study of other settings: {other}; name another folder")
@@ -134,9 +137,7 @@ def run_trial(
             finally:  # Ctrl-C comes here too
                 process.terminate()
         if pruned:
-            count = len(read_epochs(table, metric))
-            why = f"after {count} epochs, below the median of the trials before"
-            return TrialState.PRUNED, math.nan, why
+            return TrialState.PRUNED, math.nan, "below the median of the trials before"
         if process.returncode:
             told = log.read_text(encoding="utf-8", errors="replace").rpartition("error: ")[2]
             return TrialState.FAIL, math.nan, f"{told.strip()[-500:]} ({log})"
@@ -179,7 +180,8 @@ def measure_effects(trials: Sequence[FrozenTrial]) -> tuple[dict[str, float], in
     trials' end. Where some are pruned, of the last epoch that all reached: those left at the end
     are better and later, and of pure noise up to 19 % of studies had p < 0.05 among them.
     """
-    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    done = (t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED))
+    ended = [*{str(trial.params): trial for trial in done}.values()]  # one of those that repeat
     if len(ended) < FEWEST:
         return {}, None
     pruned = any(trial.state == TrialState.PRUNED for trial in ended)
@@ -206,8 +208,7 @@ def draw_slices(study: Study, metric: str, path: Path) -> None:
         warnings.simplefilter("ignore")  # Optuna calls its own figures experimental
         panels = np.ravel(np.asarray(plot(study, target_name=metric)))
     figure = panels[0].figure
-    figure.suptitle("finished trials")
-    figure.set(figwidth=1 + 3.6 * len(panels), figheight=3.8, layout_engine="constrained")
+    figure.set(figwidth=2 + 3.6 * len(panels), figheight=4.2)
     save_figure(figure, path)
     pyplot.close(figure)
 

@@ -136,7 +136,7 @@ class FreezeBackbone(pl.Callback):
         if not hasattr(net, "backbone"):
             raise ConfigError(f"freeze_epochs: {type(net).__name__} has no attribute backbone")
         if "finetune" in getattr(net, "config", {}):
-            raise ConfigError(f"freeze_epochs={self.epochs}: model.finetune freezes it already")
+            raise ConfigError(f"freeze_epochs={self.epochs} and model.finetune: leave out one")
         if getattr(net, "load_report", None) is None:
             LOG.warning(
                 "freeze_epochs=%d holds random weights still, and the head learns from noise: use "
