@@ -105,11 +105,10 @@ def read_space(overrides: Sequence[str]) -> tuple[list[str], Own, list[str]]:
     fixed, space, ends = list[str](), Own(), list[str]()
     for change in OverridesParser.create().parse_overrides(list(overrides)):
         name, value, text = change.key_or_group, change.value(), str(change.input_line)
+        odd = {*getattr(value, "tags", ())} - {"log"}
         if not change.is_sweep_override():
             fixed.append(text)
-        elif {*getattr(value, "tags", ())} - {"log"} or name.startswith(
-            ("monitor", "seed", "hydra")
-        ):
+        elif odd or name.startswith(("monitor", "seed", "hydra")):
             raise ConfigError(f"{text}: the one tag is log, and neither monitor nor seed is tuned")
         elif isinstance(value, IntervalSweep):
             log, low, high = "log" in value.tags, value.start or 0, value.end or 0
