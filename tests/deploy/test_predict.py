@@ -159,6 +159,7 @@ def test_pipes_links_and_notes(classifier: Classifier, scans: Path) -> None:
     assert all("is a pipe, a socket or a device" in reason for reason in done.failures.values())
     assert done.links == [str(scans / "link.png")]
     assert "16-bit picture of 12-bit values: dark, for it is not stretched (1)" in done.notes
+    assert done.notes.startswith("3 files: ")  # of those that were read
 
 
 def test_a_folder_keeps_to_one_checkpoint(classifier, checkpoint, scans, net, tmp_path) -> None:

@@ -108,8 +108,8 @@ def read_space(overrides: Sequence[str]) -> tuple[list[str], Own, list[str]]:
         odd = {*getattr(value, "tags", ())} - {"log"}
         if not change.is_sweep_override():
             fixed.append(text)
-        elif odd or name.startswith(("monitor", "seed", "hydra")):
-            raise ConfigError(f"{text}: the one tag is log, and neither monitor nor seed is tuned")
+        elif odd or name.startswith(("monitor", "seed", "split", "data", "hydra")):  # no yardstick
+            raise ConfigError(f"{text}: no tag but log; not tuned: data, split, seed and monitor")
         elif isinstance(value, IntervalSweep):
             log, low, high = "log" in value.tags, value.start or 0, value.end or 0
             if low >= high or (log and low <= 0):

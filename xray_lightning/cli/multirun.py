@@ -67,9 +67,7 @@ def tune(request: Request) -> None:
     own, rest = take_own(request.settings, {"study": "", "trials": 20, "warmup": 2})
     fixed, space, ends = read_space(rest)
     if not (own["study"] and space):
-        raise ConfigError(
-            "xray tune needs a folder, study=DIR, and a range, such as loss=bce,focal"
-        )
+        raise ConfigError("xray tune needs study=DIR and a range, such as loss=bce,focal")
     for text in ends:
         config = compose_settings([*fixed, text])
         require_settings(config)

@@ -166,12 +166,13 @@ class ScoreTable:
     def fill(
         self, stream: Iterable[FileScores], count: int, report: Callable[[int, int], object]
     ) -> Iterator[tuple[str, ...]]:
-        """Write rows as they come; gives the reader's notes on each file."""
+        """Write rows as they come; gives the reader's notes on each that was read."""
         report(0, count)
         for number, scores in enumerate(stream, 1):
             self.add(scores)
             report(number, count)
-            yield scores.notes
+            if scores.scores is not None:
+                yield scores.notes
 
     def add(self, scores: FileScores) -> None:
         """Write one row, to the one table or the other; OutputError if it is gone."""
