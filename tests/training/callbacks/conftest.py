@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from torch.optim import AdamW
 from toy import data_fixture, toy_net
 
@@ -35,9 +35,14 @@ def fit(data: XrayDataModule, tmp_path: Path) -> Fit:
         task = XrayTask(net, optimizer=optimizer, head_lr=1e-2, schedule=Cosine())
         task.description = Description(net.config, dict(data.preprocessing), {})
         folder = tmp_path / name
+
+        def stop_early(trainer: pl.Trainer, _: Any) -> None:  # of three epochs, as a kill would
+            trainer.should_stop = trainer.current_epoch + 1 >= stop
+
+        early = LambdaCallback(on_train_epoch_end=stop_early)
         keep = partial(ModelCheckpoint, folder, enable_version_counter=False)
         weights = keep("weights", monitor="step", mode="max", save_weights_only=True)
-        ours = [weights, keep("last"), *callbacks, MetricsFile(folder / "metrics.csv"), Stop(stop)]
+        ours = [weights, keep("last"), *callbacks, MetricsFile(folder / "metrics.csv"), early]
         factory = partial(pl.Trainer, accelerator="cpu", max_epochs=3, **settings)
         folder.mkdir(exist_ok=True)
         trainer = make_trainer(factory, folder, ours)
@@ -45,13 +50,3 @@ def fit(data: XrayDataModule, tmp_path: Path) -> Fit:
         return task, folder
 
     return run
-
-
-class Stop(pl.Callback):
-    """Ends a run of three epochs early, as a kill would."""
-
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
