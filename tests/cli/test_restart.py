@@ -6,20 +6,21 @@ import os
 from copy import deepcopy
 from functools import cache
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import ANY, Mock
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from xray_lightning import processes
 from xray_lightning.cli import fit as restart
 from xray_lightning.cli.build import own_cores, reusable
 from xray_lightning.cli.config import compose_settings, in_sweep
 from xray_lightning.cli.fit import require_same_settings, sweep_run
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import lock_folder
-from xray_lightning.processes import STOPPED_BY, number_lines
+from xray_lightning.processes import number_lines
 from xray_lightning.writing import HOST
 
 
@@ -35,17 +36,11 @@ def hydra(monkeypatch: pytest.MonkeyPatch) -> DictConfig:
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What fit was called with."""
-    calls: list[Any] = []
-
-    def fit(config: DictConfig, last: object, source: object) -> float:
-        calls.append((config, last))
-        return 0.75
-
-    monkeypatch.setattr(restart, "fit", fit)
+def trained(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """In place of fit."""
+    monkeypatch.setattr(restart, "fit", fit := Mock(return_value=0.75))
     monkeypatch.setattr(restart, "resume_run", lambda run, changes: (f"{run.name}'s own", changes))
-    return calls
+    return fit
 
 
 @cache
@@ -67,32 +62,32 @@ def started(run, *overrides: str) -> DictConfig:
     return config
 
 
-def test_a_new_run_is_trained(tmp_path, trained: list[Any]) -> None:
+def test_a_new_run_is_trained(tmp_path, trained: Mock) -> None:
     config = settings(tmp_path)
-    assert (sweep_run(config), trained) == (0.75, [(config, None)])
+    assert sweep_run(config) == 0.75
+    trained.assert_called_once_with(config, None, source=None)
 
 
 def test_a_finished_run_is_skipped(tmp_path, trained, capsys) -> None:
     config = started(tmp_path)
     (tmp_path / "metrics.json").write_text(json.dumps({"val": {"auroc": {"mean": 0.5}}}))
-    assert (sweep_run(config), trained) == (0.5, [])
+    assert (sweep_run(config), trained.called) == (0.5, False)
     assert f"finished before: {tmp_path}, validation AUROC 0.5000" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_goes_on(tmp_path, trained: list[Any]) -> None:
+def test_an_interrupted_run_goes_on(tmp_path, trained: Mock) -> None:
     config = started(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").touch()
     (tmp_path / "failure.json").write_text("{}")
     assert sweep_run(config) == 0.75
-    assert trained == [(f"{tmp_path.name}'s own", ["trust=true"])]
+    trained.assert_called_once_with(f"{tmp_path.name}'s own", ["trust=true"], source=None)
     assert not (tmp_path / "failure.json").exists(), "it is no failure any more"
 
 
 @pytest.mark.parametrize("how", ["sweep", "same command", "resume"])
 def test_a_run_without_an_epoch_starts_anew(how, tmp_path, monkeypatch, hydra) -> None:
-    calls = []
-    monkeypatch.setattr(restart, "fit", lambda config, last, source: calls.append((config, last)))
+    monkeypatch.setattr(restart, "fit", fit := Mock())
     config = started(tmp_path)
     (tmp_path / "tensorboard").mkdir()
     for name in ("environment.json", "metrics.csv", "train.log", "montage.png"):
@@ -103,8 +98,8 @@ def test_a_run_without_an_epoch_starts_anew(how, tmp_path, monkeypatch, hydra) -
         hydra.overrides.task = [f"resume={tmp_path}", "workers=1"]
         config.resume, config.run_dir = str(tmp_path), "elsewhere"
     (sweep_run if how == "sweep" else restart.start_run)(config)
-    ((settings, last),) = calls
-    assert (last, settings.run_dir, settings.seed) == (None, str(tmp_path), 0)
+    fit.assert_called_once_with(ANY, None, source=None)
+    assert (fit.call_args.args[0].run_dir, fit.call_args.args[0].seed) == (str(tmp_path), 0)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [".lock", "config.yaml", "montage.png", "train.log"]
 
@@ -117,7 +112,7 @@ def test_a_single_run_is_not_repeated_in_a_folder(tmp_path, trained, hydra) -> N
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(ConfigError, match=f"{tmp_path} holds a run already: resume="):
         restart.start_run(config)
-    assert trained == []
+    assert not trained.called
 
 
 def test_two_sweeps_at_once(tmp_path, trained, caplog) -> None:
@@ -125,24 +120,17 @@ def test_two_sweeps_at_once(tmp_path, trained, caplog) -> None:
     with lock_folder(tmp_path):
         assert sweep_run(settings(tmp_path)) is None
     assert f"({os.getpid()} on {HOST})" in caplog.text
-    assert trained == []
+    assert not trained.called
     assert not (tmp_path / "failure.json").exists()
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("a loader died"), KeyboardInterrupt("Ctrl-C")])
 def test_a_stop_is_no_failure(fault: BaseException, tmp_path, monkeypatch) -> None:
     """Whatever a library raises because of a signal, the sweep stops and the run is not marked."""
-
-    def fit(config: DictConfig, last: object, source: object) -> float:
-        STOPPED_BY.extend([15] * isinstance(fault, Exception))
-        raise fault
-
-    monkeypatch.setattr(restart, "fit", fit)
-    try:
-        with pytest.raises(type(fault), match=str(fault)):
-            sweep_run(settings(tmp_path))
-    finally:
-        STOPPED_BY.clear()
+    monkeypatch.setattr(restart, "fit", Mock(side_effect=fault))
+    monkeypatch.setattr(processes, "STOPPED_BY", [15] * isinstance(fault, Exception))
+    with pytest.raises(type(fault), match=str(fault)):
+        sweep_run(settings(tmp_path))
     assert not (tmp_path / "failure.json").exists()
 
 
@@ -169,7 +157,7 @@ def test_another_run_is_refused(tmp_path, trained, override, message) -> None:
     started(tmp_path)
     with pytest.raises(ConfigError, match=f"holds a run with other settings: .*{message}"):
         sweep_run(settings(tmp_path, override))
-    assert trained == []
+    assert not trained.called
     assert not (tmp_path / "failure.json").exists(), "the other run is not marked"
 
 
