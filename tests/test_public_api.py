@@ -4,9 +4,9 @@ import ast
 import inspect
 import re
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
+from test_house import TREES
 
 import xray_lightning
 from xray_lightning import errors
@@ -27,8 +27,7 @@ def test_all_is_what_dir_shows() -> None:
 def test_names_keep_to_the_vocabulary() -> None:
     """Of the words that CONTRIBUTING.md replaced, none is in a public name, nor in an argument."""
     old = re.compile(r"judg|apprais|verdict|bundle|(?<![a-z])(parts?|found)(?![a-z])")
-    files = (Path(xray_lightning.__file__).parent).rglob("*.py")
-    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    nodes = (node for tree in TREES.values() for node in ast.walk(tree))
     kinds = (ast.FunctionDef, ast.ClassDef)
     names = {node.name for node in nodes if isinstance(node, kinds) and node.name[0] != "_"}
     kept = {"verdict", "margin_verdict", "combine_verdicts", "verdict_of"}  # of tests

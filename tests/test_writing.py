@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from test_house import PACKAGE, TREES
 
 from xray_lightning import writing
 from xray_lightning.errors import OutputError
@@ -140,8 +141,6 @@ def test_damaged_json_is_named(tmp_path: Path, text: str) -> None:
         read_json(path)
 
 
-PACKAGE = Path(__file__).parents[1] / "xray_lightning"
-
 # Everything else goes through xray_lightning/writing.py: whole under its final name, or not there.
 WRITERS = {
     "writing.py": {"open", "savefig"},
@@ -179,9 +178,9 @@ def writes(call: ast.Call) -> str | None:
 
 
 def test_one_way_to_write() -> None:
-    for path in PACKAGE.rglob("*.py"):
-        nodes = ast.walk(ast.parse(path.read_text()))
-        ways = {writes(node) for node in nodes if isinstance(node, ast.Call)} - {None}
+    for path, tree in TREES.items():
+        calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+        ways = {writes(call) for call in calls} - {None}
         assert ways <= WRITERS.get(path.relative_to(PACKAGE).as_posix(), set()), path
 
 
