@@ -19,7 +19,7 @@ import ast
 import json
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -141,23 +141,21 @@ def _count_table(
     table: Table, rows: Rows, cells: Sequence[Sequence[str]], words: LabelMap, notes: list[str]
 ) -> dict[str, dict[str, int]]:
     """What stands in the table, labels ``cells[rows[i]]`` in row i; a note of unused words."""
-    as_written: Counter[str] = Counter()
-    used: Counter[str] = Counter()  # rows with a word
-    numbers = np.bincount(rows).tolist()
-    for entries, number in zip(cells, numbers, strict=True):
-        for word in entries:
-            as_written[word] += number
-        for word in {word.strip() for word in entries}:
-            used[word] += number
-    if unused := sorted(frozenset().union(*words.values()) - used.keys()):
+    told = [{word.strip() for word in entries} for entries in cells]
+    numbers, used = np.bincount(rows), frozenset[str]().union(*told)
+
+    def count(times: Iterable[int]) -> int:  # in all rows, by how often it is so in each cell
+        return int(numbers @ list(times))
+
+    if unused := sorted(frozenset().union(*words.values()) - used):
         notes.append(f"words of the label map that are not in the table: {', '.join(unused)}")
     columns = {"patients": _PATIENT, "studies": _STUDY, "folders": _FOLDER}
     sizes = {key: table.column(name).n_unique() for key, name in columns.items()}
     labels = {
-        "different": len(used.keys() - {""}),
-        "none": sum(n for entries, n in zip(cells, numbers, strict=True) if not entries),
-        **{repr(word): as_written[word] for word in ("pneumonia", " pneumonia")},
-        **{word: used[word] for word in FACTS.counts[_LABELS] if word in used},
+        "different": len(used - {""}),
+        "none": count(not entries for entries in cells),
+        **{repr(w): count(own.count(w) for own in cells) for w in ("pneumonia", " pneumonia")},
+        **{w: count(w in own for own in told) for w in FACTS.counts[_LABELS] if w in used},
     }
     named = {name: table.count(name) for name in FACTS.counts if name in _COLUMNS}
     return {"table": {"images": len(table), **sizes}, **named, _LABELS: labels}
