@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -128,20 +129,17 @@ def _unread(name: str) -> Source:
     """A data set of which only the words of the vocabulary are known."""
     source = Source()
     source.name = name
-    findings = vocabulary.read_vocabulary().values()
-    words = (word for finding in findings for word in finding.words.get(name, ()))
-    source.labels = tuple(dict.fromkeys(words))
+    words = (finding.words.get(name, ()) for finding in vocabulary.read_vocabulary().values())
+    source.labels = tuple(dict.fromkeys(chain.from_iterable(words)))
     return source
 
 
 def _count(source: Source, labels: list[str]) -> Iterator[LabelUse]:
-    relabelled = vocabulary.Relabelled(source, tuple(labels)) if source.records else None
-    targets = target_matrix(relabelled.records) if relabelled else None
-    for column, label in enumerate(labels):
-        told = vocabulary.find_wording(source.name, source.labels, label) or vocabulary.Wording(())
-        counts: tuple[int | None, ...] = (None,) * 3
-        if targets is not None:
-            positives, negatives = (int((targets[:, column] == sign).sum()) for sign in (1, 0))
-            counts = positives, negatives, len(targets) - positives - negatives
+    relabelled = vocabulary.Relabelled(source, tuple(labels))
+    for label, targets in zip(labels, target_matrix(relabelled.records).T, strict=True):
+        told = relabelled.wordings.get(label, vocabulary.Wording(()))
         wider = [name for name in vocabulary.list_wider(label) if vocabulary.tells(source, name)]
-        yield LabelUse(told.words, told.derived, () if told.words else tuple(wider), *counts)
+        positives, negatives = (int((targets == sign).sum()) for sign in (1, 0))
+        counts = positives, negatives, len(targets) - positives - negatives
+        counted = counts if source.records else (None,) * 3
+        yield LabelUse(told.words, told.derived, () if told.words else tuple(wider), *counted)
