@@ -94,7 +94,7 @@ class Rsna(Source, published="rsna"):
             box_frame=[BOX_FRAME] * len(chosen),
             **describe_films(files, notes, read=headers),
         )
-        self.fill(records, notes, stray=paths.keys() - boxes.keys(), patients_told=bool(nih_map))
+        self.fill(records, notes, stray=paths.keys() - boxes.keys())
 
     @property
     def title(self) -> str:

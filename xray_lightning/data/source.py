@@ -167,10 +167,9 @@ class Source:
         views: Sequence[str] | None = None,  # of the records to keep; None: all
         counts: Counts = MappingProxyType({}),  # what stands in the table
         stray: Collection[str] = (),  # images on disk that the table does not name
-        patients_told: bool = False,  # although ``facts`` say why they cannot be told apart
     ) -> None:
         """Take the records of a folder; notes say what is not as one expects."""
-        self.unknown_patients = "" if patients_told else self.facts.unknown_patients
+        self.unknown_patients = "" if self.population else self.facts.unknown_patients
         said = [*filter(None, [self.unknown_patients]), *notes]
         said += compare_counts(counts, self.facts.counts)
         self.counts, self.records = dict(counts), select_views(records, views, said)
