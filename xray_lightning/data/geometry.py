@@ -7,11 +7,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.source import Mask
+from xray_lightning.data.source import Mask, Pixels
 from xray_lightning.errors import InvalidImageError
 from xray_lightning.records import Box
 
-Pixels = npt.NDArray[np.uint8]
 Rectangle = tuple[float, float, float, float]  # x, y, width, height
 
 RULE = "square 1: centred black padding, INTER_AREA down, INTER_LINEAR up"

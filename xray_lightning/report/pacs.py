@@ -30,8 +30,7 @@ from pydicom.valuerep import validate_value
 import xray_lightning
 from xray_lightning.data.decoding import single_threaded_opencv
 from xray_lightning.data.files import Journal, file_stamp, is_dicom, read_file, read_head
-from xray_lightning.data.geometry import Pixels
-from xray_lightning.data.images import decode_image
+from xray_lightning.data.images import Pixels, decode_image
 from xray_lightning.data.vocabulary import read_vocabulary
 from xray_lightning.deploy.classifier import Classifier
 from xray_lightning.deploy.interpretation import Interpretation

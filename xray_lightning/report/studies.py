@@ -12,8 +12,8 @@ import numpy as np
 
 from xray_lightning.data.decoding import available_cores, decode_ahead, single_threaded_opencv
 from xray_lightning.data.files import Journal
-from xray_lightning.data.geometry import Pixels, fit_square
-from xray_lightning.data.images import read_image
+from xray_lightning.data.geometry import fit_square
+from xray_lightning.data.images import Pixels, read_image
 from xray_lightning.deploy.classifier import Classifier
 from xray_lightning.deploy.interpretation import Interpretation
 from xray_lightning.deploy.predict import ScoreTable
