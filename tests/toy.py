@@ -123,10 +123,12 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     assert cv2.imwrite(str(path), pixels)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_lines(path: Path, *lines: str, end: str = "\n") -> Path:
+    """A text file, gzip-compressed if it is named so, in folders that are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = text.encode()
+    data = ("\n".join(lines) + end).encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
 
 
 @dataclass
@@ -140,14 +142,14 @@ class NihFolder:
     def table(
         self, *rows: str, name: str = "Data_Entry_2017_v2020.csv", header: str = NIH_HEADER
     ) -> None:
-        write_text(self.root / name, "\n".join([header, *rows]) + "\n")
+        write_lines(self.root / name, header, *rows)
 
     def boxes(self, *rows: str, name: str = "BBox_List_2017.csv", header: str = BOX_HEADER) -> None:
-        write_text(self.root / name, "\n".join([header, *rows]) + "\n")
+        write_lines(self.root / name, header, *rows)
 
     def lists(self, train_val: Sequence[str], test: Sequence[str], suffix: str = "") -> None:
         for name, ids in (("train_val_list", train_val), ("test_list", test)):
-            write_text(self.root / f"{name}{suffix}.txt", "\n".join(ids))  # no final newline
+            write_lines(self.root / f"{name}{suffix}.txt", *ids, end="")  # as NIH's
 
     def images(self, *ids: str, folder: str = "images") -> None:
         for image in ids:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import BOX_ROWS, NIH_ROWS, NihFolder, write_image, write_text
+from toy import BOX_ROWS, NIH_ROWS, NihFolder, write_image, write_lines
 
 
 @pytest.fixture
@@ -31,7 +31,6 @@ def csv_folder(tmp_path: Path) -> Callable[..., Path]:
     def write(*lines: str, name: str = "table.csv") -> Path:
         for image in ("a.png", "sub/b.png"):
             write_image(tmp_path / image, np.full((6, 4), 7, np.uint8))
-        write_text(tmp_path / name, "\n".join(lines) + "\n")
-        return tmp_path / name
+        return write_lines(tmp_path / name, *lines)
 
     return write

@@ -2,14 +2,13 @@
 table, Google's labels of NIH images in both layouts, and the counts of the real tables.
 """
 
-import gzip
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import NIH_HEADER, listed_patients, present, write_image
+from toy import NIH_HEADER, listed_patients, present, write_image, write_lines
 
 from xray_lightning import errors
 from xray_lightning.data.cache import Manifest
@@ -53,8 +52,7 @@ def write_table(root: Path, rows: Mapping[str, Mapping[str, str]] = ROWS) -> Pat
         cells |= {"PhotometricInterpretation_DICOM": "MONOCHROME2", "BitsStored_DICOM": "12"}
         cells |= {"MethodLabel": "Physician", "Labels": "['normal']", "Report": '"a, b"'}
         lines.append(",".join((cells | dict(changes)).values()))
-    (root / TABLE).write_text("\n".join(lines) + "\n")
-    return root
+    return write_lines(root / TABLE, *lines).parent
 
 
 def test_odd_rows(tmp_path: Path) -> None:
@@ -214,17 +212,14 @@ SETS = ("test", "test", "val")
 def write_one(root: Path, *rows: str) -> Path:
     """Both subsets in one compressed table, as others packed it."""
     lines = rows or [f"{row},{subset}" for row, subset in zip(READ, SETS, strict=True)]
-    text = "\n".join([f"{READ_HEADER},Set Id", *lines])
-    (root / "google2019_nih-chest-xray-labels.csv.gz").write_bytes(gzip.compress(text.encode()))
-    return root
+    path = root / "google2019_nih-chest-xray-labels.csv.gz"
+    return write_lines(path, f"{READ_HEADER},Set Id", *lines).parent
 
 
 def write_own(root: Path, joint: str) -> Path:
     """Google's two files, in their folder or flat."""
     for name, rows in (("test_labels", READ[:2]), ("validation_labels", READ[2:])):
-        path = root / f"four_findings_expert_labels{joint}{name}.csv"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join([READ_HEADER, *rows]))
+        write_lines(root / f"four_findings_expert_labels{joint}{name}.csv", READ_HEADER, *rows)
     return root
 
 
@@ -270,8 +265,8 @@ def test_rsna_is_a_third_truth(tmp_path: Path, empty_rsna) -> None:
     empty_rsna.table("r1,1,2,3,4,1", "r2,,,,,0", "r3,,,,,0")
     names = {"r1": "00000013_026.png", "r2": "00000032_002.png", "r3": "00000099_000.png"}
     lines = [f"{image},{nih}" for image, nih in names.items()]
-    (tmp_path / "map.csv").write_text("\n".join(["patientId,Image Index", *lines]))
-    source = NihExperts(write_one(tmp_path), rsna=tmp_path, nih_map=tmp_path / "map.csv")
+    path = write_lines(tmp_path / "map.csv", "patientId,Image Index", *lines)
+    source = NihExperts(write_one(tmp_path), rsna=tmp_path, nih_map=path)
     truth = source.truths[2]
     assert (truth.name, truth.labels) == (RSNA, ("Pneumonia",))
     assert truth.targets == {"00000013_026.png": (1,), "00000032_002.png": (0,)}
@@ -288,8 +283,8 @@ def test_bad_expert_cells(tmp_path: Path, row: str, place: str) -> None:
 
 def test_faulty_expert_tables(tmp_path: Path) -> None:
     write_own(tmp_path, "/")
-    path = tmp_path / "four_findings_expert_labels" / "validation_labels.csv"
-    path.write_text("\n".join([READ_HEADER, READ[0]]))
+    folder = tmp_path / "four_findings_expert_labels"
+    path = write_lines(folder / "validation_labels.csv", READ_HEADER, READ[0])
     with pytest.raises(errors.TableError, match=r"00000013_008\.png"):
         NihExperts(tmp_path)
     path.unlink()

@@ -1,6 +1,5 @@
 """RSNA on phantom folders in Kaggle's layout, its map to NIH, the figures of the real tables."""
 
-import gzip
 import json
 import math
 import warnings
@@ -10,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy import write_lines
 
 import xray_lightning as xl
 from xray_lightning.data.nih import nih_patient, read_nih_map
-from xray_lightning.data.source import UnknownPatientsWarning
 
 Folder = Any  # RsnaFolder of tests/conftest.py
 quiet = pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
@@ -68,7 +67,7 @@ def test_stage_1_flat_and_compressed(empty_rsna: Folder) -> None:
     empty_rsna.stage = "stage_1"
     empty_rsna.complete(folder=".")
     for path in empty_rsna.root.glob("*.csv"):
-        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        write_lines(path.with_suffix(".csv.gz"), path.read_text())
         path.unlink()
     source = mapped(empty_rsna, negatives="normal")
     assert len(source.records) == 18
@@ -121,7 +120,7 @@ def test_class_info_must_agree(rsna_folder: Folder, old: str, new: str, match: s
 
 
 def test_the_map_alone_tells_patients(rsna_folder: Folder) -> None:
-    with pytest.warns(UnknownPatientsWarning, match=r"cannot be told apart.*69\.8 % .*nih_map"):
+    with pytest.warns(xl.UnknownPatientsWarning, match=r"cannot be told apart.*69\.8 % .*nih_map"):
         source = xl.Rsna(rsna_folder.root)
     assert [record.patient_id for record in source.records] == rsna_folder.ids
     assert any("69.8 %" in note for note in source.notes)
@@ -222,9 +221,8 @@ def as_json(names: dict[str, str]) -> str:
     ],
 )
 def test_maps(tmp_path: Path, name: str, text: str) -> None:
-    data = (text.format(*sum(PAIRS.items(), ())) if "csv" in name else text).encode()
-    (tmp_path / name).write_bytes(gzip.compress(data) if "gz" in name else data)
-    assert read_nih_map(tmp_path / name) == PAIRS
+    lines = text.format(*sum(PAIRS.items(), ())) if "csv" in name else text
+    assert read_nih_map(write_lines(tmp_path / name, lines)) == PAIRS
 
 
 def test_names_without_zeros_or_suffix(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from matplotlib.patches import Rectangle
 from running import xray
+from toy import write_image, write_lines
 
 import xray_lightning as xl
 from xray_lightning import Phantom, Record, Source, XrayDataModule, make_split
@@ -86,17 +87,14 @@ CONFIGS = {
 @pytest.fixture
 def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The user's module on the path, with images of six patients and a folder of configurations."""
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "clinic_of_mine.py").write_text(MODULE)
+    write_lines(tmp_path / "code/clinic_of_mine.py", MODULE)
     for name, text in CONFIGS.items():
-        (tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "conf" / name).write_text(text)
-    (tmp_path / "images").mkdir()
+        write_lines(tmp_path / "conf" / name, text)
     rng = np.random.default_rng(0)
     for patient in range(6):
         for visit, finding in enumerate(("none", "Mass", "Edema", "MassEdema")):
             pixels = rng.integers(0, 255, (40, 32), np.uint8)
-            cv2.imwrite(str(tmp_path / f"images/p{patient}_{visit}_{finding}.png"), pixels)
+            write_image(tmp_path / f"images/p{patient}_{visit}_{finding}.png", pixels)
     monkeypatch.syspath_prepend(tmp_path / "code")
     monkeypatch.delitem(sys.modules, "clinic_of_mine", raising=False)
     return __import__("clinic_of_mine")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydicom.uid import JPEG2000Lossless
-from toy import present
+from toy import present, write_lines
 
 from xray_lightning import UnknownPatientsWarning, Vindr
 from xray_lightning.data.source import readable_records
@@ -31,8 +31,7 @@ COLUMNS = [*PHYSIONET.labels, "No finding"]
 
 
 def kaggle(root: Path, *rows: str, header: str = HEADER) -> Path:
-    (root / "train.csv").write_text("\n".join([header, *rows]) + "\n")
-    return root
+    return write_lines(root / "train.csv", header, *rows).parent
 
 
 def physionet(root: Path) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.path import Path as Border
-from toy import present, run_lengths, write_image
+from toy import present, run_lengths, write_image, write_lines
 
 import xray_lightning as xl
 from xray_lightning.data.chestxdet import SIDE
@@ -139,8 +139,7 @@ ROWS = ("1.2.3.4,-1", f"1.2.3.5,{run_lengths(ONE)}", "1.2.3.6,-1", f"1.2.3.5, {r
 
 
 def siim(root: Path, *rows: str, column: str = " EncodedPixels") -> Path:
-    (root / "train-rle.csv").write_text("\n".join([f"ImageId,{column}", *rows]) + "\n")
-    return root
+    return write_lines(root / "train-rle.csv", f"ImageId,{column}", *rows).parent
 
 
 def test_masks_boxes_and_counts(tmp_path: Path) -> None:
@@ -230,14 +229,12 @@ VIEWS = {"CXR1_1": "PA", "CXR1_2": "LARGE LATERAL", "CXR2_1": "AP", "CXR3_1": ""
 
 
 def write_report(root: Path, number: int, terms: Sequence[str], images: Sequence[str]) -> None:
-    openi = root / "ecgen-radiology"
-    openi.mkdir(exist_ok=True)
     major = "".join(f"<major>{term}</major>" for term in terms)
     parent = '<parentImage id="{}"><caption>PA</caption></parentImage>'
     parents = "".join(map(parent.format, images))
     mesh = f"<MeSH>{major}<automatic>Mass</automatic></MeSH>"
-    text = f'<eCitation><uId id="CXR{number}"/>{mesh}{parents}'
-    (openi / f"{number}.xml").write_text(f"<?xml version='1.0'?>{text}</eCitation>")
+    text = f'<?xml version="1.0"?><eCitation><uId id="CXR{number}"/>{mesh}{parents}</eCitation>'
+    write_lines(root / f"ecgen-radiology/{number}.xml", text)
 
 
 @pytest.fixture
@@ -250,8 +247,7 @@ def openi(tmp_path: Path) -> Path:
     write_report(tmp_path, 4, ["No Indexing"], ["CXR4_1"])
     write_report(tmp_path, 10, ["Pneumonia"], [])
     rows = [f"{image},x,{view}" for image, view in VIEWS.items()]
-    (tmp_path / HEADERS).write_text("\n".join(["imageid,Rows,View Position", *rows]))
-    return tmp_path
+    return write_lines(tmp_path / HEADERS, "imageid,Rows,View Position", *rows).parent
 
 
 def test_odd_reports(openi: Path) -> None:
