@@ -44,9 +44,8 @@ OF_LABEL = {occlusion.FLAGGED: CAUGHT, occlusion.CLEAR: NOT_CAUGHT}  # undecided
 class Sample:
     """N images that a network has not learned from."""
 
-    labels: tuple[str, ...]  # L, those of the network
     images: Tensor  # (N, 1, H, W) in [0, 1]
-    targets: Floats  # (N, L), NaN where unknown
+    targets: Floats  # (N, L) of the network's labels, NaN where unknown
     patients: npt.ArrayLike  # N ids
     marker: Mask | None = None  # (N, H, W): where one is; None: nothing is known
     attributes: Mapping[str, Floats] = field(default_factory=dict)  # for probes: 0, 1 or NaN, (N,)
@@ -63,7 +62,6 @@ def draw_sample(
     records = [data.subset_records(subset)[row] for row in chosen]
     rows = data.split.subsets[subset][chosen]
     return Sample(
-        labels=tuple(labels),
         images=images,
         targets=_align(data.targets[rows], data.labels, labels),
         patients=patient_ids(records),

@@ -21,8 +21,8 @@ from xray_lightning.metrics.compare import Sample, compare_samples
 from xray_lightning.metrics.estimates import LabelMetrics, Metrics
 from xray_lightning.metrics.intervals import NAN, Estimate
 from xray_lightning.metrics.operating_points import OperatingPoint
-from xray_lightning.records import is_known, patients_known, target_matrix
-from xray_lightning.results import Result
+from xray_lightning.records import is_known, patients_known, prevalence, target_matrix
+from xray_lightning.results import Json, Result
 from xray_lightning.wording import tell
 
 MINIMUM = 10  # patients with a label, and without: below, a figure would follow single patients
@@ -30,6 +30,8 @@ MEAN = "mean"
 Points = Mapping[str, OperatingPoint]  # of each label that has one
 UNKNOWN = Estimate(NAN)
 NO_TEST = "no internal test set"
+# a figure on the external test set -> its name on the internal one
+FIGURES = {"auroc": "internal"} | {k: f"internal_{k}" for k in ("sensitivity", "specificity")}
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ def compare_labels(
             whole = estimate_at_points(points, predictions, both, draws, seed)
     labels = {}
     for label, note in short.items():
-        sides_of = there.labels.get(label), here.labels.get(label), apart.get(label, UNKNOWN)
+        about = there.labels.get(label), here.labels.get(label), apart.get(label, UNKNOWN)
         why = note or (inner[label] and f"internal: {inner[label]}")
-        labels[label] = _describe_label(points.get(label), predictions, label, *sides_of, why)
+        labels[label] = _describe_label(points.get(label), predictions.keep([label]), *about, why)
     positive, count = (predictions.targets == 1).any(axis=1), len(both or enough)
     mean = LabelTransfer(
         known=len(predictions.image_ids),
@@ -119,34 +121,27 @@ def estimate_at_points(
 
 def _describe_label(
     point: OperatingPoint | None,
-    predictions: Predictions,
-    label: str,
+    predictions: Predictions,  # of that label alone
     there: LabelMetrics | None,
     here: LabelMetrics | None,
     difference: Estimate,
     note: str,
 ) -> LabelTransfer:
-    column = predictions.labels.index(label)
-    targets, scores = predictions.targets[:, column], predictions.scores[:, column]
-    known, positive, line = is_known(targets), targets == 1, None
-    if there:
-        calibration, prior = (point.calibration, point.prevalence) if point else (None, NAN)
-        line = fit_line(scores, targets, predictions.patient_ids, calibration, prior)
+    scores, targets, patients = predictions.scores, predictions.targets, predictions.patient_ids
+    columns, positive = (scores[:, 0], targets[:, 0], patients), targets[:, 0] == 1
+    calibration, prior = (point.calibration, point.prevalence) if point else (None, NAN)
     outer, inner = (side.estimates if side else {} for side in (there, here))
+    told: Json = {name: outer.get(name, UNKNOWN) for name in FIGURES}
+    told |= {inside: inner.get(name, UNKNOWN) for name, inside in FIGURES.items()}
     return LabelTransfer(
-        known=int(known.sum()),
+        known=int(is_known(targets).sum()),
         positives=int(positive.sum()),
-        positive_patients=len(set(np.array(predictions.patient_ids)[positive])),
-        prevalence=float(positive.sum() / known.sum()) if known.any() else NAN,
-        auroc=outer.get("auroc", UNKNOWN),
-        internal=inner.get("auroc", UNKNOWN),
+        positive_patients=len(set(np.array(patients)[positive])),
+        prevalence=float(prevalence(targets)[0]),
+        **told,
         difference=difference,
         internal_prevalence=here.prevalence if here else NAN,
-        sensitivity=outer.get("sensitivity", UNKNOWN),
-        internal_sensitivity=inner.get("sensitivity", UNKNOWN),
-        specificity=outer.get("specificity", UNKNOWN),
-        internal_specificity=inner.get("specificity", UNKNOWN),
-        calibration=line,
+        calibration=fit_line(*columns, calibration, prior) if there else None,
         note=note,
     )
 

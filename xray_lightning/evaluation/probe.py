@@ -1,7 +1,8 @@
 """How good is a backbone before any training? What its features, as they are, tell of findings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -78,16 +79,16 @@ def probe_backbone(
         shares = share_among_neighbours(features, targets, patients, int(count), learned=train)
         return np.where(np.isnan(shares), prevalence(targets[:train]), shares)
 
-    def fit(penalty: float) -> Floats:
-        return np.column_stack([_fit(features, known, train, penalty) for known in targets.T])
-
     rest, metrics, chosen = targets[train:], [], []
     counts = [count for count in NEIGHBOURS if 4 * count <= train] or [1]
+    fit = partial(_fit, features, targets, train)
     for score, settings in ((fit, PENALTIES), (look_beside, counts)):
-        best, scores = _choose({setting: score(setting) for setting in settings}, rest[:val])
-        own = scores[val:], rest[val:], patients[train + val :]
+        tried = [score(setting) for setting in settings]
+        means = [mean_metric("auroc", scores[:val], rest[:val]) for scores in tried]
+        best = int(np.nan_to_num(means).argmax())
+        own = tried[best][val:], rest[val:], patients[train + val :]
         metrics.append(estimate_metrics(labels, *own, draws=draws, seed=seed))
-        chosen.append(best)
+        chosen.append(settings[best])
     return BackboneProbe(
         str(net.config["backbone"]), net.load_report or "random weights", data.image_size,
         features.shape[1], data.source.title, SplitName(data.split.name, data.split.fingerprint),
@@ -114,16 +115,9 @@ def _pool(
 
 
 def _fit(features: Floats, targets: Array, train: int, penalty: float) -> Floats:
-    """Probabilities of all but the first ``train`` images, on whose known targets it is fitted."""
-    known = np.flatnonzero(~np.isnan(targets[:train]))
-    model = LogisticRegression(C=penalty, max_iter=2000).fit(features[known], targets[known])
-    return np.asarray(model.predict_proba(features[train:])[:, 1])
-
-
-def _choose(tried: Mapping[float, Floats], targets: Array) -> tuple[float, Floats]:
-    """The setting whose first scores, those of ``targets``, have the best mean AUROC, and all."""
-    count, aurocs = len(targets), {}
-    for setting, scores in tried.items():
-        aurocs[setting] = np.nan_to_num(mean_metric("auroc", scores[:count], targets))
-    best = max(aurocs, key=aurocs.__getitem__)
-    return best, tried[best]
+    """Probabilities (n, L) of all but the first ``train`` images, on which each label is fitted."""
+    model, columns = LogisticRegression(C=penalty, max_iter=2000), []
+    for answers in targets.T:
+        known = np.flatnonzero(~np.isnan(answers[:train]))
+        columns.append(model.fit(features[known], answers[known]).predict_proba(features[train:]))
+    return np.stack(columns)[..., 1].T

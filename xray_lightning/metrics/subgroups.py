@@ -226,11 +226,6 @@ class _Drawn:
     behind: Floats  # images of each patient that it rests on, (P, G)
     share: bool = True  # whether it lies in [0, 1]
 
-    @property
-    def patients(self) -> Floats:
-        """Their effective number (Kish 1965), (G,)."""
-        return divided(self.behind.sum(axis=0) ** 2, (self.behind**2).sum(axis=0))
-
     def describe(self, group: int) -> WrongShare:
         """Of one group."""
         behind, value = self.behind[:, group], float(self.drawn[0, group])
@@ -246,7 +241,8 @@ class _Drawn:
         """Those pairs that can be, (K, 2), their differences (1 + D, K), deviation, freedom."""
         # The draws' variance is corrected as in ``Spread``; that of a share is one with one more of
         # either kind (cf. Agresti and Caffo 2000), also where all patients agree.
-        value, raw, count = self.drawn[0], self.drawn[1:].var(axis=0), self.patients
+        value, raw = self.drawn[0], self.drawn[1:].var(axis=0)
+        count = np.array([*map(intervals.effective_patients, self.behind.T)])
         variance = raw * divided(count, count - 1)
         if self.share:
             near, even = (value * count + 1) / (count + 2), value * (1 - value)
