@@ -42,7 +42,7 @@ class Hospital(xl.Source):
         )
 
     def read(self, record: xl.Record) -> Any:
-        rng = np.random.default_rng(list(map(int, record.image_id[:-4].split("-"))))
+        rng = np.random.default_rng(list(map(int, record.image_id[:-4].strip("x").split("-"))))
         rough = rng.random((6, 6)).astype(np.float32) * 200 + 20 + 20 * record.targets[0]
         return cv2.resize(rough, (64, 64), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype("u1")
 
@@ -145,31 +145,15 @@ def test_nothing_is_scored_twice(checkpoint, scoring, result, folder) -> None:
         validate([checkpoint], {"far": hospital(7)}, silent)
 
 
-class Mixed(xl.Source):
+class Mixed(Hospital):
     """Some patients of hospital 0 among those of hospital 7, all images under other names."""
 
-    name = "mixed"
-    missing = ()
-
     def __init__(self, population: str, count: int = 20) -> None:
-        self.population = population
-        own, other = hospital(0), hospital(7)
-        first = sorted({r.patient_id for r in own.records})[:count]
-        taken = [(own, r, r.patient_id) for r in own.records if r.patient_id in first]
-        taken += [(other, r, f"o{r.patient_id}") for r in other.records]
-        self.labels = other.labels
-        self.of = {f"x{n}.png": (source, record) for n, (source, record, _) in enumerate(taken)}
-        self.records = tuple(
-            replace(record, image_id=f"x{n}.png", patient_id=patient)
-            for n, (_, record, patient) in enumerate(taken)
-        )
-
-    def read(self, record: Any) -> Any:
-        source, original = self.of[record.image_id]
-        return source.read(original)
-
-    def identity(self) -> Any:
-        return {"mixed": self.population}
+        own, other = hospital(0).records, hospital(7).records
+        taken = [record for record in own if record.patient_id < f"p{count:02}"]
+        taken += [replace(record, patient_id=f"o{record.patient_id}") for record in other]
+        self.records = tuple(replace(r, image_id=f"x{r.image_id}") for r in taken)
+        self.name, self.population, self.seed, self.size = "mixed", population, population, count
 
 
 @pytest.mark.parametrize(("population", "how"), [("people-0", "patients"), ("", "pixels")])

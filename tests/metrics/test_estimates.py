@@ -1,17 +1,13 @@
-"""Figures of a set of predictions and of its subgroups against scikit-learn."""
+"""Figures of a set of predictions against scikit-learn."""
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, false_discovery_control
-from scipy.stats import t as student
+from scipy.stats import binomtest
 from sklearn import metrics as sk
-from sklearn.metrics import roc_auc_score
 
 from xray_lightning.metrics.calibration import Calibration
 from xray_lightning.metrics.estimates import CURVES, POINT, Metrics, estimate_metrics, mean_metric
 from xray_lightning.metrics.ranks import RANKED
-from xray_lightning.metrics.subgroups import MEAN, Subgroup, group_records, measure_subgroups
-from xray_lightning.records import NAN, Record
 
 LABELS = ("Mass", "Nodule", "Hernia", "Unread")
 
@@ -168,82 +164,3 @@ def test_calibrated_figures_stand_beside_the_raw_ones() -> None:
     same = estimate_metrics(*sample, draws=50)
     assert "calibrated_brier" not in same.labels["a"].estimates
     assert found.labels["a"]["brier"] == same.labels["a"]["brier"]
-
-
-PAIR = ("Mass", "Nodule")
-FOLLOW_UPS = {0.0: "first", 4.0: "1-4", 20.0: "20+"}
-AGES = {17.9: "0-17", 18.0: "18-39", 80.0: "80+", NAN: "unknown"}
-
-
-@pytest.mark.parametrize(
-    ("facts", "dimension", "group"),
-    [
-        ({"sex": "F"}, "sex", "F"),
-        ({}, "sex", "unknown"),
-        *(({"age": age}, "age", group) for age, group in AGES.items()),
-        ({"view": "AP"}, "view", "AP"),
-        *(({"follow_up": number}, "follow-up", group) for number, group in FOLLOW_UPS.items()),
-        ({"sex": "M", "age": 30.0}, "sex and age", "M 18-39"),
-        ({"sex": "M"}, "sex and age", "unknown"),
-        ({"sex": "M", "view": "PA"}, "sex and view", "M PA"),
-    ],
-)
-def test_groups(facts: dict[str, object], dimension: str, group: str) -> None:
-    records = [Record("0.png", "p0", (0.0,), **facts)]  # type: ignore[arg-type]
-    assert group_records(records)[dimension].tolist() == [group]
-
-
-def test_images_of_the_patient() -> None:
-    records = [Record(f"{i}.png", "a" if i < 5 else "b", (0.0,)) for i in range(6)]
-    assert group_records(records)["images of the patient"].tolist() == ["5-9"] * 5 + ["1"]
-
-
-def two_sexes() -> tuple[np.ndarray, np.ndarray, list[Record], np.ndarray]:
-    """A model that is worse for women, and who they are; 300 patients of two images."""
-    rng = np.random.default_rng(0)
-    sexes = np.repeat(rng.choice(["F", "M"], 300), 2)
-    targets = (rng.random((600, 2)) < 0.3).astype(np.float32)
-    targets[50:, 1] = np.nan  # a label with few known targets
-    gain = np.where(sexes == "F", 0.5, 2.5)[:, None]
-    scores = (rng.normal(size=(600, 2)) + gain * np.nan_to_num(targets)).astype(np.float32)
-    records = [Record(f"{i}.png", f"p{i // 2}", (0.0,), sex=str(s)) for i, s in enumerate(sexes)]
-    return scores, targets, records, sexes == "F"
-
-
-def find(rows: list[Subgroup], group: str, label: str) -> Subgroup:
-    return next(row for row in rows if (row.group, row.label) == (group, label))
-
-
-def test_figures_equal_scikit_learn_and_p_values_the_left_out_patients() -> None:
-    """The jackknife by hand, and one family of corrections for the means, one for the labels."""
-    scores, targets, records, women = two_sexes()
-    rows = measure_subgroups(PAIR, scores, targets, records)
-    row = find(rows, "F", "Mass")
-    here, rest = (roc_auc_score(targets[side, 0], scores[side, 0]) for side in (women, ~women))
-    assert (row.auroc, row.difference) == (pytest.approx(here), pytest.approx(here - rest))
-    assert row.interval[0] < here < row.interval[1]
-    assert row.difference_interval[1] < 0
-    assert row.p_value <= row.corrected < 0.05
-    assert (row.images, row.positives) == (women.sum(), (targets[women, 0] == 1).sum())
-    assert row.patients == women.sum() / 2
-    mean = find(rows, "F", MEAN)
-    assert mean.auroc == pytest.approx(here), "the other label has too few"
-    assert find(rows, "M", "Mass").difference == pytest.approx(rest - here)
-
-    codes = np.arange(600) // 2
-    sides = ([side & (codes != patient) for patient in range(300)] for side in (women, ~women))
-    aurocs = [[roc_auc_score(targets[x, 0], scores[x, 0]) for x in rows] for rows in sides]
-    behind = [np.bincount(codes[side], weights=targets[side, 0]) for side in (women, ~women)]
-    freedom = min(each.sum() ** 2 / (each**2).sum() for each in behind) - 1
-    deviation = np.sqrt(299 * np.var(np.subtract(*aurocs)))
-    assert row.p_value == pytest.approx(2 * student.sf(abs(row.difference) / deviation, freedom))
-    for label in (MEAN, "Mass"):
-        family = [each for each in rows if (each.label == MEAN) == (label == MEAN)]
-        known = [each for each in family if not np.isnan(each.p_value)]
-        theirs = false_discovery_control([each.p_value for each in known])
-        assert [each.corrected for each in known] == pytest.approx(list(theirs))
-    few = find(rows, "F", "Nodule")
-    assert np.isnan([few.auroc, few.difference, few.p_value, few.corrected]).all()
-    assert few.note == "fewer than 10 positives or negatives"
-    assert few.to_json()["interval"] is None
-    assert repr(Subgroup.from_json(few.to_json())) == repr(few)

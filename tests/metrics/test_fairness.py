@@ -1,4 +1,4 @@
-"""Errors in groups and the largest gap between them, against pandas and by simulation."""
+"""AUROC and errors in groups, the largest gap between them: by hand, pandas and simulation."""
 
 from types import SimpleNamespace
 
@@ -6,16 +6,41 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit, logit
-from scipy.stats import norm, t
+from scipy.stats import false_discovery_control, norm, t
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning.metrics import subgroups
-from xray_lightning.metrics.subgroups import ANY, COMPARED, RATIO, group_records, measure_groups
-from xray_lightning.records import Record
+from xray_lightning.metrics.subgroups import ANY, MEAN, RATIO, group_records, measure_groups
+from xray_lightning.records import NAN, Record
 
 PAIR, USUAL = ("Mass", "Nodule"), {"Mass": 1.0, "Nodule": 1.5}
 POINTS = SimpleNamespace(thresholds=USUAL, groups={"sex": {"F": {"Mass": 0.2}}})
 SIMULATED = ("missed", "false_alarms", RATIO, "auroc")
+FOLLOW_UPS = {0.0: "first", 4.0: "1-4", 20.0: "20+"}
+AGES = {17.9: "0-17", 18.0: "18-39", 80.0: "80+", NAN: "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "dimension", "group"),
+    [
+        ({"sex": "F"}, "sex", "F"),
+        ({}, "sex", "unknown"),
+        *(({"age": age}, "age", group) for age, group in AGES.items()),
+        ({"view": "AP"}, "view", "AP"),
+        *(({"follow_up": number}, "follow-up", group) for number, group in FOLLOW_UPS.items()),
+        ({"sex": "M", "age": 30.0}, "sex and age", "M 18-39"),
+        ({"sex": "M"}, "sex and age", "unknown"),
+        ({"sex": "M", "view": "PA"}, "sex and view", "M PA"),
+    ],
+)
+def test_groups(facts: dict[str, object], dimension: str, group: str) -> None:
+    records = [Record("0.png", "p0", (0.0,), **facts)]  # type: ignore[arg-type]
+    assert group_records(records)[dimension].tolist() == [group]
+
+
+def test_images_of_the_patient() -> None:
+    records = [Record(f"{i}.png", "a" if i < 5 else "b", (0.0,)) for i in range(6)]
+    assert group_records(records)["images of the patient"].tolist() == ["5-9"] * 5 + ["1"]
 
 
 def sample() -> tuple[np.ndarray, np.ndarray, list[Record]]:
@@ -32,6 +57,47 @@ def sample() -> tuple[np.ndarray, np.ndarray, list[Record]]:
         for i, (sex, age, view) in enumerate(facts)
     ]
     return scores, targets, records
+
+
+def find(rows: list[subgroups.Subgroup], group: str, label: str) -> subgroups.Subgroup:
+    return next(row for row in rows if (row.group, row.label) == (group, label))
+
+
+def test_figures_equal_scikit_learn_and_p_values_the_left_out_patients() -> None:
+    """The jackknife by hand, and one family of corrections for the means, one for the labels."""
+    scores, targets, records = sample()
+    women, targets = np.array([record.sex == "F" for record in records]), np.nan_to_num(targets)
+    targets[50:, 1] = np.nan  # a label with few known targets
+    rows = subgroups.measure_subgroups(PAIR, scores, targets, records)
+    row = find(rows, "F", "Mass")
+    here, rest = (roc_auc_score(targets[side, 0], scores[side, 0]) for side in (women, ~women))
+    assert (row.auroc, row.difference) == (pytest.approx(here), pytest.approx(here - rest))
+    assert row.interval[0] < here < row.interval[1]
+    assert row.difference_interval[1] < 0
+    assert row.p_value <= row.corrected < 0.05
+    assert (row.images, row.positives) == (women.sum(), (targets[women, 0] == 1).sum())
+    assert row.patients == women.sum() / 2
+    mean = find(rows, "F", MEAN)
+    assert mean.auroc == pytest.approx(here), "the other label has too few"
+    assert find(rows, "M", "Mass").difference == pytest.approx(rest - here)
+
+    codes = np.arange(600) // 2
+    sides = ([side & (codes != patient) for patient in range(300)] for side in (women, ~women))
+    aurocs = [[roc_auc_score(targets[x, 0], scores[x, 0]) for x in rows] for rows in sides]
+    behind = [np.bincount(codes[side], weights=targets[side, 0]) for side in (women, ~women)]
+    freedom = min(each.sum() ** 2 / (each**2).sum() for each in behind) - 1
+    deviation = np.sqrt(299 * np.var(np.subtract(*aurocs)))
+    assert row.p_value == pytest.approx(2 * t.sf(abs(row.difference) / deviation, freedom))
+    for label in (MEAN, "Mass"):
+        family = [each for each in rows if (each.label == MEAN) == (label == MEAN)]
+        known = [each for each in family if not np.isnan(each.p_value)]
+        theirs = false_discovery_control([each.p_value for each in known])
+        assert [each.corrected for each in known] == pytest.approx(list(theirs))
+    few = find(rows, "F", "Nodule")
+    assert np.isnan([few.auroc, few.difference, few.p_value, few.corrected]).all()
+    assert few.note == "fewer than 10 positives or negatives"
+    assert few.to_json()["interval"] is None
+    assert repr(subgroups.Subgroup.from_json(few.to_json())) == repr(few)
 
 
 def by_pandas(dimension: str, label: str, least: np.ndarray) -> pd.DataFrame:
@@ -165,7 +231,7 @@ def test_the_interval_of_the_largest_gap(patients: int, loss: float, stated: tup
     seen, targets, records = cohort(np.random.default_rng(99), 30_000, loss)
     truth, positive = {}, targets == 1
     for dimension, groups in group_records(records).items():
-        for group in np.unique(groups) if dimension in COMPARED else ():
+        for group in np.unique(groups) if dimension in subgroups.COMPARED else ():
             y, x = positive[groups == group], seen[groups == group]
             shares = (x[y] < 0.6).mean(), (x[~y] >= 0.6).mean(), y.sum() / told(x).sum()
             values = zip(SIMULATED, (*shares, roc_auc_score(y, x)), strict=True)
