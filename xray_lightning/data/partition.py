@@ -127,8 +127,8 @@ def make_split(
         )
     leaked = len(shared) if known else None
     notes = (*notes, *(f"no training may use this split: {fault}" for fault in faults))
-    prints = _fingerprints(records, arrays)
-    split = Split(name, arrays, *prints, leaked, dict(settings or {}), notes)
+    split = Split(name, arrays, "", {}, leaked, dict(settings or {}), notes)
+    split = replace_test(split, records, arrays["test"])  # which gives it its fingerprints
     if faults:
         raise FaultySplitError(faults[0], split)
     if leaked:
@@ -146,7 +146,11 @@ def make_split(
 def replace_test(split: Split, records: Images, test: Indices) -> Split:
     """The split with another test set, ascending positions (n,), perhaps of other subsets too."""
     subsets = {**split.subsets, "test": test}
-    whole, own = _fingerprints(records, subsets, split.definition)
+    images = np.array(read_column(records, "image_id"), dtype=object)
+    ids = {subset: images[rows].tolist() for subset, rows in subsets.items()}
+    told = {"definition": [split.definition]} if split.definition else {}
+    own = {subset: fingerprint({subset: names, **told}) for subset, names in ids.items()}
+    whole = fingerprint(ids | told)
     return replace(split, subsets=subsets, fingerprint=whole, subset_fingerprints=own)
 
 
@@ -158,17 +162,6 @@ def split_source(source: Source, splitter: Splitter, records: Images) -> Split:
     if not source.choices:
         return split
     return replace_test(replace(split, definition=source.title), records, split.subsets["test"])
-
-
-def _fingerprints(
-    records: Images, subsets: Mapping[str, Indices], definition: str = ""
-) -> tuple[str, dict[str, str]]:
-    """Of all subsets together, and of each alone."""
-    images = np.array(read_column(records, "image_id"), dtype=object)
-    ids = {subset: images[rows].tolist() for subset, rows in subsets.items()}
-    told = {"definition": [definition]} if definition else {}
-    own = {subset: fingerprint({subset: names, **told}) for subset, names in ids.items()}
-    return fingerprint(ids | told), own
 
 
 def find_shared_patients(records: Images, subsets: Mapping[str, Indices]) -> dict[str, list[str]]:
