@@ -27,7 +27,7 @@ from xray_lightning.errors import ConfigError, DataError, InvalidImageError
 from xray_lightning.folders import lock_folder
 from xray_lightning.results import Result
 from xray_lightning.shards import WHOLE, Shard, lock_shards
-from xray_lightning.writing import read_written, write_file, write_table
+from xray_lightning.writing import read_written, write_file, write_rows, write_table
 
 NAMES = "names.csv"
 DONE = ".convert.done"
@@ -141,9 +141,7 @@ def _write_tables(
         told += _read_earlier(out / "headers.csv", HEADER, {row[0] for row in told})
         failed += _read_earlier(out / "failed.csv", FAILED, reasons)
     write_table(out / "headers.csv", [HEADER, *told])
-    (out / "failed.csv").unlink(missing_ok=True)
-    if failed:
-        write_table(out / "failed.csv", [FAILED, *failed])
+    write_rows(out / "failed.csv", [dict(zip(FAILED, row, strict=True)) for row in failed])
 
 
 def _read_earlier(path: Path, header: Sequence[str], without: Collection[str]) -> list[list[str]]:

@@ -222,11 +222,12 @@ class Classifier:
             batches.append(maps.cpu().numpy())
         return np.concatenate(batches) if batches else np.empty((0, len(labels), 0, 0), np.float32)
 
-    def require_maps(self, method: str) -> None:
-        """Refuse a method of maps that this network lacks, before long work."""
+    def require_maps(self, method: str) -> tuple[int, ...]:
+        """(h, w) of a map; refuses a method that this network lacks, before long work."""
         if not isinstance(self.net, XrayNet):
             raise ConfigError(f"no maps: {type(self.net).__name__} is not an XrayNet")
-        self.map_squares(self.fit(np.zeros((1, 1), np.uint8))[None], self.labels[:1], method)
+        square = self.fit(np.zeros((1, 1), np.uint8))[None]
+        return self.map_squares(square, self.labels[:1], method).shape[2:]
 
     def _to_images(self, squares: Pixels) -> Tensor:
         """(N, 1, S, S) in [0, 1] on the device."""

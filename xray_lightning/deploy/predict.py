@@ -97,7 +97,10 @@ def predict_files(
     listed = [path for path in images.images if shard.owns(str(path))]
     stamps = {str(path): file_stamp(path) for path in listed}
     asked, identity = classifier.interpretation, identify(classifier)
-    folder = _prepare(Path(out), shard)
+    folder = prepare_folder(shard.folder(out := Path(out)))
+    if shard.count > 1:  # with the key of all, so that a study has one digest in them
+        with FileLock(out / ".study.key.lock"):
+            read_key(folder / ".study.key", read_key(out / ".study.key"))
     with lock_folder(folder), single_threaded_opencv():
         _require_same(folder, identity)
         table = ScoreTable(folder, asked, stamps)
@@ -113,12 +116,10 @@ def predict_files(
         writing.write_json({**identity, **table.interpretation.to_json()}, folder / "model.json")
         table.write_as(form)
     failures = {str(p): table.failures[str(p)] for p in files if str(p) in table.failures}
-    scored, kept = len(files) - len(failures), len(listed) - len(files)
+    done = len(files) - len(failures), len(listed) - len(files), table.changed, failures
     others = [str(path) for path in images.skipped], [str(path) for path in images.links]
     more = table.summarise(map(str, listed)) | ({} if classifier.gate else {"remarks": None})
-    return PredictedFiles(
-        str(folder), scored, kept, table.changed, failures, *others, notes=tally(notes), **more
-    )
+    return PredictedFiles(str(folder), *done, *others, notes=tally(notes), **more)
 
 
 class ScoreTable:
@@ -159,9 +160,8 @@ class ScoreTable:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
-        self._failed.unlink(missing_ok=True)
-        if self.failures:  # again, without those that were read this time
-            writing.write_table(self._failed, [FAILED, *self.failures.items()])
+        rows = [dict(zip(FAILED, row, strict=True)) for row in self.failures.items()]
+        writing.write_rows(self._failed, rows)  # again, without those that were read this time
 
     def fill(
         self, stream: Iterable[FileScores], count: int, report: Callable[[int, int], object]
@@ -270,23 +270,12 @@ def require_form(form: str) -> None:
         raise ConfigError(f"format=parquet needs pyarrow, which is not installed: {remedy}")
 
 
-def read_key(path: Path) -> bytes:
-    """The folder's own key, made if need be: without it nobody can tell a study by its digest."""
-    if not path.is_file():
-        writing.write_file(path, secrets.token_hex(16))
+def read_key(path: Path, key: bytes = b"") -> bytes:
+    """A folder's key, this or its own, made if need be: without it no digest tells a study."""
+    if key or not path.is_file():
+        writing.write_file(path, key or secrets.token_hex(16))
         path.chmod(0o600)
     return path.read_bytes()
-
-
-def _prepare(out: Path, shard: Shard) -> Path:
-    """The folder of a shard, with the key of all, so that a study has one digest in them."""
-    folder = prepare_folder(shard.folder(out))
-    if shard.count > 1:
-        with FileLock(out / ".study.key.lock"):
-            key = read_key(out / ".study.key")
-        writing.write_file(folder / ".study.key", key)
-        (folder / ".study.key").chmod(0o600)
-    return folder
 
 
 def _open_table(path: Path, header: Sequence[str]) -> TextIO:

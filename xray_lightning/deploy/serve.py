@@ -224,10 +224,8 @@ def place_cells(classifier: Classifier, method: str) -> list[list[float]]:
     """See ``ModelFindings.cells``; ConfigError if the network has no such maps."""
     if method in PIXELS:
         raise ConfigError(f"method={method} has a value for each pixel: take cam or gradcam")
-    classifier.require_maps(method)
-    size = classifier.preprocessing["image_size"]
-    square, grids = np.zeros((1, size, size), np.uint8), cell_grids(classifier.net, size)
-    shape = classifier.map_squares(square, classifier.labels[:1], method).shape[2:]
+    shape, size = classifier.require_maps(method), classifier.preprocessing["image_size"]
+    grids = cell_grids(classifier.net, size)
     places = [grid_of(cells, size, grids) for cells in shape]
     return [[(place.first + 0.5) / size, place.step / size] for place in places]
 

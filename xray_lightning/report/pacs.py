@@ -34,13 +34,13 @@ from xray_lightning.data.images import Pixels, decode_image
 from xray_lightning.data.vocabulary import read_vocabulary
 from xray_lightning.deploy.classifier import Classifier
 from xray_lightning.deploy.interpretation import Interpretation
-from xray_lightning.deploy.predict import FAILED, ScoreTable, read_key
+from xray_lightning.deploy.predict import ScoreTable, read_key
 from xray_lightning.errors import ConfigError, DataError, InvalidImageError
 from xray_lightning.explain.maps import cell_grids
 from xray_lightning.folders import lock_folder
 from xray_lightning.report.studies import describe, draw_maps
 from xray_lightning.results import Json, Result
-from xray_lightning.writing import open_replacing, read_json, write_table
+from xray_lightning.writing import open_replacing, read_json, write_rows
 
 with suppress(ImportError):  # an extra: require_pacs says so
     from highdicom import sr
@@ -109,9 +109,8 @@ def write_dicom_results(
             failures |= failed
             if not failed:
                 journal.add({study: f"{stamp} {stow}"})
-        (out / "failed.csv").unlink(missing_ok=True)
-        if failures:
-            write_table(out / "failed.csv", [FAILED, *failures.items()])
+        rows = [{"file": name, "reason": reason} for name, reason in failures.items()]
+        write_rows(out / "failed.csv", rows)
     written, kept = sum(map(bool, films)), len(studies) - len(films)
     others = len(table.rows) - sum(map(len, studies.values()))
     return DicomResults(str(out), written, sum(films), kept, others, failures)
