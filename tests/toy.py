@@ -131,6 +131,12 @@ def write_lines(path: Path, *lines: str, end: str = "\n") -> Path:
     return path
 
 
+def write_lists(folder: Path, **lists: str) -> dict[str, Path]:
+    """The list of each subset as a file, whose last line may be open."""
+    files = ((subset, folder / f"{subset}.txt") for subset in lists)
+    return {subset: write_lines(path, lists[subset], end="") for subset, path in files}
+
+
 @dataclass
 class NihFolder:
     """Writes a folder as NIH publishes it; each method replaces one part of it."""

@@ -6,7 +6,7 @@ from functools import partial
 import cv2
 import pytest
 from running import xray
-from toy import NihFolder
+from toy import NihFolder, write_lists
 
 import xray_lightning as xl
 from xray_lightning.cli.app import run_verb
@@ -110,10 +110,9 @@ def foreign_lists(rsna) -> list[str]:
         "val": "patientId,Target\nid-30,1\nid-31,1\nid-99,0",
         "test": "\n".join(f"id-{n}.jpg" for n in subsets["test"]),
     }
-    for subset, text in texts.items():
-        (rsna.root / f"{subset}.txt").write_text(text, newline="")
+    paths = write_lists(rsna.root, **texts)
     settings = ["data=rsna", f"data.root={rsna.root}", "draws=2", "split=lists"]
-    return settings + [f"split.{subset}={rsna.root / subset}.txt" for subset in subsets]
+    return settings + [f"split.{subset}={path}" for subset, path in paths.items()]
 
 
 def test_a_foreign_split_that_leaks_is_counted(empty_rsna, tmp_path) -> None:
@@ -160,10 +159,8 @@ def test_a_split_column_that_leaks_and_an_image_in_two_lists(tmp_path) -> None:
     assert facts["leakage"]["patients"]["in_train"] == 4
     names = [each["name"] for each in facts["leakage"]["lists"]]
     assert names == ["csv table's train rows", "csv table's val rows", "csv table's test rows"]
-    (tmp_path / "train.txt").write_text("0.png\n1.png\n4.png\n")
-    (tmp_path / "val.txt").write_text("8\n")
-    (tmp_path / "test.txt").write_text("4.png\n5.png\n")
-    lists = [f"split.{subset}={tmp_path / subset}.txt" for subset in ("train", "val", "test")]
+    paths = write_lists(tmp_path, train="0.png\n1.png\n4.png\n", val="8\n", test="4.png\n5.png\n")
+    lists = [f"split.{subset}={path}" for subset, path in paths.items()]
     text = audit(*data, "split=lists", *lists, "--out", tmp_path / "p")
     assert "1 images stand in more than one subset; 1 test images are in train or val" in text
     assert "4 of 9 images are in no list of the split, the first is 2.png" in text

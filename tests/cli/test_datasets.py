@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.errors import InstantiationException
 from running import xray
+from toy import write_lists
 
 from xray_lightning import DataNotFoundError, DataSummary
 from xray_lightning.cli.app import run_verb
@@ -66,10 +67,8 @@ def test_wrong_folder(tmp_path: Path) -> None:
 def test_unknown_patients_and_names_of_no_image(tmp_path) -> None:
     rows = [f"{n}.png,{n % 2}" for n in range(6)]
     (tmp_path / "t.csv").write_text("\n".join(["image,Mass", *rows]))
-    (tmp_path / "train.txt").write_text("0 1\n1 0\n2 1\n3 0\n")
-    (tmp_path / "val.txt").write_text("4.png")
-    (tmp_path / "test.txt").write_text("images/5.png\nimages/6.png")
-    lists = [f"split.{subset}={tmp_path / subset}.txt" for subset in ("train", "val", "test")]
+    names = {"train": "0 1\n1 0\n2 1\n3 0\n", "val": "4.png", "test": "images/5.png\nimages/6.png"}
+    lists = [f"split.{subset}={path}" for subset, path in write_lists(tmp_path, **names).items()]
     text = data("data=csv", f"data.table={tmp_path / 't.csv'}", "split=lists", *lists)
     assert "6 images of an unknown number of patients" in text
     assert "note: 1 of the 2 names in" in text

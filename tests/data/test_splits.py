@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy import write_lists
 
 import xray_lightning as xl
 from xray_lightning.data.partition import SUBSETS, FaultySplitError, fingerprint
@@ -336,22 +337,15 @@ def test_nih_patient_splits_match_prevalence_and_seeds_really_differ(shared_data
     assert 0.15 < np.mean([len(test) for test in heavy]) / 100 < 0.25
 
 
-def listed(folder: Path, **lists: str) -> dict[str, Path]:
-    paths = {subset: folder / f"{subset}.txt" for subset in lists}
-    for subset, text in lists.items():
-        paths[subset].write_text(text)
-    return paths
-
-
 def test_lists_split(tmp_path: Path) -> None:
-    paths = listed(tmp_path, train="x/i0.png 1\nx/i3.png 0", val="i1", test="image\ni2\ni9\n")
+    paths = write_lists(tmp_path, train="x/i0.png 1\nx/i3.png 0", val="i1", test="image\ni2\ni9\n")
     split = xl.lists_split(make_four(), None, **paths)
     assert [rows.tolist() for rows in split.subsets.values()] == [[0, 3], [1], [2]]
     assert split.settings == {subset: str(path) for subset, path in paths.items()}
     (note,) = split.notes
     assert note.startswith(f"1 of the 2 names in {paths['test']} mean no image of this data")
     assert "'i9'" in note
-    paths = listed(tmp_path, train="i0 i3", val="i1", test="i2")
+    paths = write_lists(tmp_path, train="i0 i3", val="i1", test="i2")
     with pytest.raises(xl.SplitError, match=r"1 of the 1 names in .*train\.txt .* called 'i0'"):
         xl.lists_split(make_four(), None, **paths)
 
@@ -360,7 +354,7 @@ def test_without_a_list_for_validation_it_is_carved_by_patient(tmp_path: Path) -
     records = make_records(40)
     ids = [record.image_id for record in records if int(record.patient_id[1:]) < 30]
     rest = [record.image_id for record in records if record.image_id not in ids]
-    paths = listed(tmp_path, train="\n".join(ids), test="\n".join(rest))
+    paths = write_lists(tmp_path, train="\n".join(ids), test="\n".join(rest))
     split = xl.lists_split(records, None, **paths, val_fraction=0.2)
     official = {"train_val": frozenset(ids), "test": frozenset(rest)}
     same = xl.official_split(records, official, val_fraction=0.2)
@@ -380,7 +374,7 @@ def test_a_faulty_split_is_refused_with_what_it_is(tmp_path, lists, message, cou
     """Whoever only counts gets it from the error; i1 and i3 are of one patient."""
     records = [xl.Record(f"i{n}", "p1" if n == 3 else f"p{n}", (0.0,)) for n in range(4)]
     with pytest.raises(FaultySplitError, match=message) as caught:
-        xl.lists_split(records, None, **listed(tmp_path, **lists))
+        xl.lists_split(records, None, **write_lists(tmp_path, **lists))
     split = caught.value.split
     everything = np.concatenate(list(split.subsets.values()))
     assert len(everything) - len(set(everything.tolist())) == counts[0]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from toy import save_net, toy_net
 
+from xray_lightning.deploy.classifier import Classifier, load_classifier
 from xray_lightning.evaluation.evaluate import fit_operating_points
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.models.network import XrayNet
@@ -27,6 +28,11 @@ def net() -> XrayNet:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory):
     return save_net(random_net(), tmp_path_factory.mktemp("checkpoint") / "best.ckpt")
+
+
+@pytest.fixture(scope="session")
+def classifier(checkpoint) -> Classifier:
+    return load_classifier(checkpoint, device="cpu")
 
 
 @pytest.fixture(scope="session")

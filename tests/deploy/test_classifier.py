@@ -56,11 +56,6 @@ def test_loader_file_and_array_agree(folder, clahe, net, tmp_path) -> None:
         np.testing.assert_allclose(scores, wanted.scores, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def classifier(checkpoint: Path) -> Classifier:
-    return load_classifier(checkpoint, device="cpu")
-
-
 def test_one_image_many_ways(classifier: Classifier, net: xl.XrayNet) -> None:
     image = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32).astype(np.uint8)
     (wanted,) = classifier(image).scores

@@ -53,11 +53,6 @@ def scans(images: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def classifier(checkpoint: Path) -> Classifier:
-    return load_classifier(checkpoint, device="cpu")
-
-
 def names(path: Path) -> list[str]:
     return [Path(row[0]).name for row in read_rows(path)[1:]]
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -235,11 +236,6 @@ def seeds(dicom: Make) -> dict[str, bytes]:
     table.add_new("LUTDescriptor", "US", [3, 0, 16])
     table.add_new("LUTData", "OW", entries)
     plain = {"WindowCenter": [2000, 1000], "WindowWidth": [3000, 99], "PixelPaddingValue": 3}
-    rle = RLELosslessEncoder.encode(
-        words.tobytes(), rows=48, columns=64, samples_per_pixel=1, bits_allocated=16,
-        bits_stored=16, pixel_representation=0, number_of_frames=1,
-        photometric_interpretation="MONOCHROME2",
-    )  # fmt: skip
     jpeg, j2k = imagecodecs.jpeg8_encode, imagecodecs.jpeg2k_encode
     frames = {
         ".4.50": jpeg(octets),
@@ -250,7 +246,7 @@ def seeds(dicom: Make) -> dict[str, bytes]:
         ".4.90": j2k(words, codecformat="j2k"),
         ".4.91": j2k(words, codecformat="j2k", level=60),
         ".4.201": imagecodecs.htj2k_encode(words),
-        ".5": rle,
+        ".5": RLELosslessEncoder.encode(pydicom.dcmread(BytesIO(dicom(words)))),
         ".1.98": words.tobytes(),
     }
     files = {end: dicom(words, syntax=UID + end, **plain) for end in ("", ".1", ".2", ".1.99")}
