@@ -141,13 +141,11 @@ class Table:
 
     def sexes(self, name: str, notes: list[str]) -> list[str]:
         """A column of "M", "F", and "" for anything else, (N,)."""
-        rows, cells = self.distinct(name)
-        sexes = [_SEXES.get(cell.upper(), "") for cell in cells]
-        odd = [cell != "" and not sex for cell, sex in zip(cells, sexes, strict=True)]
-        if strange := int(np.array(odd)[rows].sum()):
+        sexes = self.convert(name, lambda cell: _SEXES.get(cell.upper(), ""), "a sex")
+        if strange := sexes.count("") - self.text(name).count(""):
             other = format_count(strange, "cell")
             notes.append(f"{other} of {name!r} other than M and F became unknown")
-        return [sexes[row] for row in rows.tolist()]
+        return sexes
 
     def refuse_blanks(self, name: str) -> None:
         """Refuse a blank cell in a column."""
