@@ -7,10 +7,10 @@ from rich.table import Table
 from xray_lightning.cli.build import trainer_from
 from xray_lightning.cli.opening import Opened, open_checkpoint
 from xray_lightning.cli.request import Request
-from xray_lightning.data.nih_expert import NihExperts
+from xray_lightning.data.nih_expert import FINDINGS, NihExperts
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.compare import FINDINGS, ExpertTruth, score_truths
+from xray_lightning.evaluation.compare import ExpertTruth, score_truths
 from xray_lightning.evaluation.predictions import read_predictions
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.processes import first_process

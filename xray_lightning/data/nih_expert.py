@@ -30,7 +30,11 @@ from xray_lightning.records import CHEST_XRAY14, NAN, Records, read_column, repl
 
 FACTS = read_facts("nih_expert")
 EXPERT_LABELS = FACTS.labels
-UNIONS = {"Nodule or mass": ("Nodule", "Mass")}  # exact: what the text miner says in two labels
+FINDINGS = {  # told by several -> the labels of NIH, and of a network, whose union each is
+    "Pneumothorax": ("Pneumothorax",),
+    "Nodule or mass": ("Nodule", "Mass"),
+    "Pneumonia": ("Pneumonia",),
+}
 TABLE, FOLDER = "google2019_nih-chest-xray-labels.csv", "four_findings_expert_labels"
 OWN = {"validation_labels.csv": "train_val", "test_labels.csv": "test"}  # Google's two tables
 SETS = {"val": "train_val", "test": "test"}  # Set Id -> the official subset
@@ -53,7 +57,7 @@ class Truth:
 
     def tell(self, label: str, images: Iterable[str]) -> npt.NDArray[np.float64]:
         """Targets of some images, (N,), also of a union of labels; NaN where nothing is said."""
-        words = (label,) if label in self.labels else UNIONS.get(label, ())
+        words = (label,) if label in self.labels else FINDINGS.get(label, ())
         places = [self.labels.index(word) for word in words if {*words} <= {*self.labels}]
         nothing = (NAN,) * len(self.labels)
         return unite(np.array([self.targets.get(image, nothing) for image in images])[:, places])
@@ -93,7 +97,7 @@ class NihExperts(Source, published="nih_expert"):
             raise ConfigError(f"rsna and nih_map go together, got {rsna!r} and {nih_map!r}")
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
         self.choices = {"truth": truth}
-        paths = index_images(find_image_folders(folder), (".png", ".jpg"), lambda path: path.name)
+        paths = index_images(find_image_folders(folder), (".png", ".jpg"), "name")
         tables, subsets = read_tables(folder, notes)
         words, experts = {"YES": 1.0, "NO": 0.0, "": NAN}, dict[str, tuple[float, ...]]()
         for table in tables:

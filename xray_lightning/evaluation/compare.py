@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.data.decoding import available_cores
-from xray_lightning.data.nih_expert import NihExperts, Truth
+from xray_lightning.data.nih_expert import FINDINGS, NihExperts, Truth
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.data.source import choose_labels
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
@@ -29,11 +29,6 @@ ACTED_ON = (0.05, 0.1, 0.2)  # thresholds of net benefit, unless others are aske
 
 Model = str | Path | Predictions | Sequence[Predictions]
 
-FINDINGS = {  # finding -> labels of a network whose largest score is that of the finding
-    "Pneumothorax": ("Pneumothorax",),
-    "Nodule or mass": ("Nodule", "Mass"),
-    "Pneumonia": ("Pneumonia",),
-}
 NEEDED = tuple(label for labels in FINDINGS.values() for label in labels)
 
 
