@@ -14,7 +14,6 @@ patients      NIH's, told nowhere: only a comparison of pixels tells which expos
 
 import json
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
 
 import cv2
@@ -55,7 +54,7 @@ class ChestXDet(Source, published="chestxdet"):
             train, test = map(frozenset, parts.values())
             self.official = {"train_val": train, "test": test}
         below = [place for part in parts for place in (part, f"{part}_data", f"{part}_data/{part}")]
-        paths = index_images(map(folder.joinpath, ["", *below]), (".png",), attrgetter("name"))
+        paths = index_images(map(folder.joinpath, ["", *below]), (".png",), "name")
         names = list(self._outlines)
         boxes = [tuple(box for box, _ in own) for own in self._outlines.values()]
         present = [{box.label for box in own} for own in boxes]

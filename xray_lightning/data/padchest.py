@@ -97,7 +97,7 @@ class PadChest(Source, published="padchest"):
         left_out = Counter(filter(None, reasons.tolist())).most_common()
         listed = ", ".join(f"{reason} {number:,}" for reason, number in left_out)
         folders = [folder, *(folder / name for name in table.count(_FOLDER))]
-        paths = index_images(folders, (".png",), lambda path: path.name)
+        paths = index_images(folders, (".png",), "name")
         targets = np.array([encode_words(labels, words) for labels in told])[rows]
         records = _make_records(table, targets, paths, notes)[np.flatnonzero(reasons == "")]
         if not records:

@@ -4,11 +4,10 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict
@@ -354,19 +353,17 @@ def list_names(folder: str | Path) -> list[str]:
 
 
 def index_images(
-    folders: Iterable[Path],
-    suffixes: Sequence[str],
-    key: Callable[[Path], str] = attrgetter("stem"),
+    folders: Iterable[Path], suffixes: Sequence[str], key: str = "stem"
 ) -> dict[str, Path]:
-    """Image id -> its one visible file with one of the suffixes, in the folders there are."""
+    """Image id (stem or name) -> its one visible file of these suffixes, in folders there are."""
     paths: dict[str, Path] = {}
     for folder in filter(Path.is_dir, folders):
         for name in list_names(folder):
             if not name.lower().endswith(tuple(suffixes)) or name.startswith("."):
                 continue
             path = folder / name
-            if paths.setdefault(key(path), path) is not path:
-                both = " and ".join(sorted(map(str, (path, paths[key(path)]))))
+            if (first := paths.setdefault(getattr(path, key), path)) is not path:
+                both = " and ".join(sorted(map(str, (path, first))))
                 raise DataError(f"{both} are one image. Remove one of them")
     return paths
 
