@@ -2,11 +2,13 @@
 table, Google's labels of NIH images in both layouts, and the counts of the real tables.
 """
 
+import ast
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from toy import NIH_HEADER, listed_patients, present, write_image, write_lines
 
@@ -183,10 +185,6 @@ def test_labels_are_a_python_list(cell: str) -> None:
 
 
 def test_real_counts_and_labels_by_a_plain_count(tables: Path) -> None:
-    import ast
-
-    import pandas as pd
-
     real = PadChest(tables / "padchest")
     assert not any("label map" in note for note in real.notes)
     assert len({record.patient_id for record in real.records}) > 60_000
