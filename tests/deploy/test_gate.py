@@ -40,7 +40,7 @@ def gate() -> Gate:
 @pytest.fixture
 def gated(gate: Gate, net: xl.XrayNet, tmp_path):
     store_gate(path := save_net(net, tmp_path / "gated.ckpt"), gate)
-    return path
+    return xl.load_classifier(path, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,9 @@ def gated(gate: Gate, net: xl.XrayNet, tmp_path):
     ],
 )
 def test_headers(told, reason, gated, write_dicom, tmp_path) -> None:
-    classifier = xl.load_classifier(gated, device="cpu")
     path, wanted = write_dicom(tmp_path / "a.dcm", FILM, **told), (reason,) if reason else ()
-    (streamed,) = classifier.stream([path])
-    findings = classifier([path, pydicom.dcmread(path), FILM])
+    (streamed,) = gated.stream([path])
+    findings = gated([path, pydicom.dcmread(path), FILM])
     assert [opinion.reasons for opinion in findings.gate] == [wanted, wanted, ()]
     assert streamed.gate.reasons == wanted
     assert streamed.gate.kinds == tuple(text.split(":")[0] for text in wanted)
@@ -70,13 +69,12 @@ def test_headers(told, reason, gated, write_dicom, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 def test_colour(name, gated, tmp_path) -> None:
-    classifier = xl.load_classifier(gated, device="cpu")
     grey, tinted = np.repeat(FILM[..., None], 3, axis=2), np.repeat(FILM[..., None], 3, axis=2)
     tinted[..., 0] //= 2
     for pixels, reasons in ((grey, 0), (tinted, 1)):
         cv2.imwrite(str(tmp_path / name), pixels)
-        (streamed,) = classifier.stream([tmp_path / name])
-        opinions = [streamed.gate, *classifier([tmp_path / name, Pil.fromarray(pixels)]).gate]
+        (streamed,) = gated.stream([tmp_path / name])
+        opinions = [streamed.gate, *gated([tmp_path / name, Pil.fromarray(pixels)]).gate]
         assert [len(opinion.reasons) for opinion in opinions] == [reasons] * 3
         assert all("1 % of its pixels are coloured" in opinion.reasons[0]
                    for opinion in opinions if reasons)  # fmt: skip
@@ -96,20 +94,19 @@ def test_the_film(gate: Gate, net: xl.XrayNet) -> None:
     np.testing.assert_array_equal(plain(FILM).scores, classifier(FILM).scores)
 
 
-def test_folders_and_pages(gated, checkpoint, write_dicom, tmp_path) -> None:
+def test_folders_and_pages(gated, classifier, write_dicom, tmp_path) -> None:
     """Column, counts and page; and of a checkpoint without a gate nothing is known."""
     paths = [write_dicom(tmp_path / f"scans/{k}.dcm", FILM, Modality=k) for k in ("CR", "MR")]
-    done = xl.predict_files(xl.load_classifier(gated, device="cpu"), paths, tmp_path / "out")
+    done = xl.predict_files(gated, paths, tmp_path / "out")
     assert (done.remarks, done.remarked) == ({"another modality": 1}, 1)
     table = [line.split(",")[:3] for line in done.table.read_text().splitlines()]
     assert [row[2].strip('"') for row in table] == ["gate", "", "another modality: Modality MR"]
-    xl.write_study_pages(xl.load_classifier(gated, device="cpu"), tmp_path / "out")
+    xl.write_study_pages(gated, tmp_path / "out")
     pages = [path.read_text() for path in (tmp_path / "out/studies").glob("*.html")]
     assert sum("trained for: another modality: Modality MR" in page for page in pages) == 1
-    again = xl.predict_files(xl.load_classifier(gated, device="cpu"), paths, tmp_path / "out")
+    again = xl.predict_files(gated, paths, tmp_path / "out")
     assert (again.scored, again.remarks) == (0, done.remarks)
-    bare = xl.load_classifier(checkpoint, device="cpu")
-    without = xl.predict_files(bare, paths, tmp_path / "none")
+    without = xl.predict_files(classifier, paths, tmp_path / "none")
     assert (without.remarks, without.remarked) == (None, 0)
     assert '"gate": null' in (tmp_path / "none/model.json").read_text()
 
