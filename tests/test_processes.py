@@ -1,7 +1,13 @@
 """Several processes: who writes and prints, what each may use, what cannot be shared out."""
 
+import os
+import signal
+import threading
+import time
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -77,3 +83,17 @@ def test_a_failure_ends_the_processes_it_started() -> None:
     assert stopped == [9]
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None))
     stop_processes(trainer)
+
+
+def test_ctrl_c_leaves_no_lock_that_nobody_frees() -> None:
+    """Amid Condition.__enter__ it left one, and a stop then waited for its threads for ever."""
+    send, freed = partial(signal.raise_signal, signal.SIGINT), Mock(return_value=None)
+    lock: Any = SimpleNamespace(acquire=None, release=None, __enter__=send, __exit__=freed)
+    with pytest.raises(KeyboardInterrupt), processes.stop_on_signals(""), threading.Condition(lock):
+        time.sleep(9)
+    assert freed.called
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), processes.stop_on_signals(""):
+        timer.start() or threading.Event().wait(9)  # inside threading, but holding no lock
+    assert time.monotonic() - begun < 5

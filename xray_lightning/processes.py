@@ -1,19 +1,22 @@
 """Which process of a run this is, what it may say and how it stops, before anything heavy loads."""
 
+import _thread
 import logging
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")  # torchrun, Slurm, Lightning, by hand
 STOPPED = 128  # and the number of the signal: an exit code
 STOPS = (signal.SIGTERM, signal.SIGHUP)  # exit codes 143 and 129; Ctrl-C: 130
 DEADLINE = 5.0  # seconds that schedulers are sure to leave
 STOPPED_BY: list[int] = []  # the signals that came
+PUT_OFF: list[int] = []  # those that came where nothing can be stopped
 REMARKS = (
     ".*does not have many workers.*",  # on a CPU they would fight with the compute threads
     ".*smaller than the logging interval.*",  # figures are logged once an epoch
@@ -66,7 +69,8 @@ def quieten() -> None:
 def stop_on_signals(kept: str) -> Iterator[None]:
     """Within it SIGTERM and SIGHUP stop as Ctrl-C does; what does not stop in time is ended."""
     STOPPED_BY.clear()
-    heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+    PUT_OFF.clear()
+    heard = [it for it in (signal.SIGINT, *STOPS) if signal.getsignal(it) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _stop) for number in heard}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -82,10 +86,22 @@ def stop_on_signals(kept: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop(number: int, _frame: Any) -> None:
-    signal.signal(number, signal.SIG_IGN)  # some schedulers send it twice
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Not where ``threading`` takes or frees a lock, for 0.5 s at most: it would stay locked."""
+    inside = frame and frame.f_code.co_filename == threading.__file__
+    if frame and inside and "gotit" not in frame.f_locals and len(PUT_OFF) < 50:  # Condition.wait's
+        PUT_OFF.append(number)
+        _thread.start_new_thread(_send_again, (number,))
+        return
+    if number in STOPS:
+        signal.signal(number, signal.SIG_IGN)  # some schedulers send it twice
     STOPPED_BY.append(number)
     raise KeyboardInterrupt
+
+
+def _send_again(number: int) -> None:
+    time.sleep(0.01)
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _end_in_time(reader: int, over: threading.Event, kept: str) -> None:
