@@ -155,8 +155,11 @@ def estimate_metrics(
 
     with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of the lock while it sums
         drawn = list(pool.map(draw, range(len(labels))))
-    pairs = zip(labels, targets.T, drawn, strict=True)
-    metrics = {label: _count(by_patient, column, pair) for label, column, pair in pairs}
+    metrics = {}
+    for label, column, pair in zip(labels, targets.T, drawn, strict=True):
+        positive, known = column == 1, int(is_known(column).sum())
+        people = len(np.unique(by_patient.codes[positive]))
+        metrics[label] = LabelMetrics(int(positive.sum()), known, people, _estimates([pair]))
     mean, by_label = _estimates(drawn), dict(zip(labels, drawn, strict=True))
     values = [label.values for label, _ in drawn]
     defined = {k: sum(bool(np.isfinite(own[k][0])) for own in values) for k in mean}
@@ -165,12 +168,6 @@ def estimate_metrics(
         for name, own in (groups or {}).items()
     }
     return Metrics(metrics, mean, defined, some)
-
-
-def _count(bootstrap: PatientBootstrap, targets: Array, drawn: tuple[_Drawn, ...]) -> LabelMetrics:
-    positive, known = targets == 1, int(is_known(targets).sum())
-    patients = len(np.unique(bootstrap.codes[positive]))
-    return LabelMetrics(int(positive.sum()), known, patients, _estimates([drawn]))
 
 
 def _estimates(labels: Sequence[tuple[_Drawn, ...]]) -> dict[str, Estimate]:

@@ -107,13 +107,30 @@ def measure_subgroups(
     labels: Sequence[str], scores: Array, targets: Array, records: Sequence[Record]
 ) -> list[Subgroup]:
     """A row for each label and the mean in each group; scores and targets (N, L), NaN unknown."""
-    codes = number_patients(patient_ids(records))
+    codes, told = number_patients(patient_ids(records)), patients_known(records)
     rows: list[Subgroup] = []
     for dimension, group, groups in iterate_groups(records):
         inside, outside = groups == group, (groups != group) & (groups != UNKNOWN)
         sides = [_aurocs(scores, targets, codes, side) for side in (inside, outside)]
-        patients = len(np.unique(codes[inside])) if patients_known(records) else None
-        rows += _rows((dimension, group), labels, targets[inside], patients, sides)
+        both = ~np.isnan([aurocs[:, 0] for aurocs, _ in sides]).any(axis=0)  # the mean: of the same
+        chosen, positive = [*np.eye(len(labels), dtype=np.bool_), both], targets[inside] == 1
+        counts = [*positive.sum(axis=0).tolist(), int(positive.any(axis=1).sum())]
+        patients = len(np.unique(codes[inside])) if told else None
+        for label, count, mask in zip((*labels, MEAN), counts, chosen, strict=True):
+            (here, behind), (there, beside) = (_over(side, mask) for side in sides)
+            value, difference = float(here[0]), float(here[0] - there[0])
+            spread = Spread.left_out(here[1:], behind)
+            apart = Spread.left_out(here[1:] - there[1:], min(behind, beside))
+            rows.append(Subgroup(
+                *(dimension, group, label, len(positive), patients, count),
+                auroc=value,
+                interval=intervals.drop_undefined(intervals.share_interval(value, spread)),
+                difference=difference,
+                difference_interval=intervals.drop_undefined(apart.around(difference)),
+                p_value=apart.p_value(difference),
+                corrected=NAN,
+                note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
+            ))  # fmt: skip
     p_values = np.array([row.p_value for row in rows])
     of_mean = np.array([row.label == MEAN for row in rows], dtype=np.bool_)
     for family in (of_mean, ~of_mean):
@@ -132,34 +149,6 @@ def _aurocs(scores: Array, targets: Array, codes: Codes, side: Mask) -> Side:
             aurocs[label] = auroc_left_out(ranking, patients)
             rarer[label] = sum_patients(ranking.codes, few, patients)
     return aurocs, rarer
-
-
-def _rows(
-    place: tuple[str, str],
-    labels: Sequence[str],
-    targets: Array,
-    patients: int | None,
-    sides: Sequence[Side],
-) -> Iterator[Subgroup]:
-    both = ~np.isnan([aurocs[:, 0] for aurocs, _ in sides]).any(axis=0)  # the mean: of the same
-    positive = targets == 1
-    counts = [*positive.sum(axis=0).tolist(), int(positive.any(axis=1).sum())]
-    chosen = [*np.eye(len(labels), dtype=np.bool_), both]
-    for label, count, mask in zip((*labels, MEAN), counts, chosen, strict=True):
-        (inside, here), (outside, there) = (_over(side, mask) for side in sides)
-        value, difference = float(inside[0]), float(inside[0] - outside[0])
-        spread = Spread.left_out(inside[1:], here)
-        apart = Spread.left_out(inside[1:] - outside[1:], min(here, there))
-        yield Subgroup(
-            *(*place, label, len(targets), patients, count),
-            auroc=value,
-            interval=intervals.drop_undefined(intervals.share_interval(value, spread)),
-            difference=difference,
-            difference_interval=intervals.drop_undefined(apart.around(difference)),
-            p_value=apart.p_value(difference),
-            corrected=NAN,
-            note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
-        )
 
 
 def _over(side: Side, chosen: Mask) -> tuple[Floats, float]:
