@@ -267,7 +267,4 @@ def test_rows_on_boxes() -> None:
     assert rows["pointing_game", "random map"].mean == 0.228
     assert not rows["pointing_game", "random map"].primary
     assert rows["pointing_game", "random map"].year is None
-
-
-def test_other_boxes_stand_beside_nothing() -> None:
     assert published_boxes("rsna") == published_boxes("phantom") == []

@@ -158,33 +158,6 @@ def test_names_and_ids(header: str, style: str, tmp_path) -> None:
     np.testing.assert_array_equal(scores, np.array([[0.3, 0.25], [0.1, 0.25]], np.float32))
 
 
-GOOD = "image,Mass,Pleural_Thickening\n00000001_000.png,0.5,0.5\n"
-TWICE = "image,a_Mass,a_PleuralThickening,b_Mass,b_Pleural_Thickening\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        ("image,Mass,Pleural_Thickening\nx.png,0.5,0.5\n", "no column holds image ids of this"),
-        (GOOD + "x.png,1,1\n", r"1 of 2 ids in column 'image' are not in this data set: x\.png"),
-        (GOOD + "00000001_000,1,1\n", r"scores 1 images twice: 00000001_000\.png"),
-        (GOOD + "00000001_001.png,,1\n", r"row 3: 'Mass' is '', not a score in \[0, 1\]"),
-        (GOOD + "00000001_001.png,1,nan\n", r"row 3: 'Pleural_Thickening' is 'nan'"),
-        (GOOD + "00000001_001.png,-1.5,1\n", "Logits need a sigmoid"),
-        ("image,Mass\n00000001_000.png,1\n", "has no score for Pleural_Thickening"),
-        ("image,a_Mass,b_Pleural_Thickening\n00000001_000.png,1,1\n", "with one prefix for all"),
-        (GOOD.replace("Mass,", "MASS,mass,").replace("0.5,", "1,1,"), "one label: MASS, mass"),
-        (TWICE + "00000001_000,1,1,1,1\n", "several scores for each label"),
-        ("image,patient,target_Mass,score_Mass\nx.png,1,1,0.5\ny.png,1,1,0.9", "is cut off inside"),
-        ("", "is empty: it needs a header"),
-        (GOOD + "".join(f"x{i}.png,1,1\n" for i in range(9)), r"x4\.png and 4 more"),
-    ],
-)
-def test_what_is_refused(text: str, match: str, tmp_path) -> None:
-    with pytest.raises(TableError, match=match):
-        read_scores(write(tmp_path, text), NAMES, IMAGES)
-
-
 SIGNS = ("COVID+", "COVID-", "a/b", "A/B", "~")
 NUMBERED = [f"{number}.png" for number in range(4)]
 KNOWN = [*NUMBERED, "a.png", "a.jpg", "=1.png", "'@b.png", "@c.png", "1.2.826.0.1", "1.2.826.1.1"]
@@ -214,9 +187,30 @@ def test_ids_and_columns_that_are_told_apart(labels, text: str, rows, tmp_path) 
     assert [*zip(ids, scores.tolist(), strict=True)] == [*rows.items()]
 
 
+GOOD = "image,Mass,Pleural_Thickening\n00000001_000.png,0.5,0.5\n"
+TWICE = "image,a_Mass,a_PleuralThickening,b_Mass,b_Pleural_Thickening\n"
+REFUSED = [  # of both names
+    ("image,Mass,Pleural_Thickening\nx.png,0.5,0.5\n", "no column holds image ids of this"),
+    (GOOD + "x.png,1,1\n", r"1 of 2 ids in column 'image' are not in this data set: x\.png"),
+    (GOOD + "00000001_000,1,1\n", r"scores 1 images twice: 00000001_000\.png"),
+    (GOOD + "00000001_001.png,,1\n", r"row 3: 'Mass' is '', not a score in \[0, 1\]"),
+    (GOOD + "00000001_001.png,1,nan\n", r"row 3: 'Pleural_Thickening' is 'nan'"),
+    (GOOD + "00000001_001.png,-1.5,1\n", "Logits need a sigmoid"),
+    ("image,Mass\n00000001_000.png,1\n", "has no score for Pleural_Thickening"),
+    ("image,a_Mass,b_Pleural_Thickening\n00000001_000.png,1,1\n", "with one prefix for all"),
+    (GOOD.replace("Mass,", "MASS,mass,").replace("0.5,", "1,1,"), "one label: MASS, mass"),
+    (TWICE + "00000001_000,.5,.5,.5,.5\n", "several scores for each label"),
+    ("image,patient,target_Mass,score_Mass\nx.png,1,1,0.5\ny.png,1,1,0.9", "is cut off inside"),
+    ("", "is empty: it needs a header"),
+    (GOOD + "".join(f"x{i}.png,.5,.5\n" for i in range(9)), r"x4\.png and 4 more"),
+]
+
+
 @pytest.mark.parametrize(
     ("labels", "text", "match"),
-    [  # which of two columns; the last number of a UID is no ending
+    [
+        *((NAMES, *row) for row in REFUSED),
+        # which of two columns; the last number of a UID is no ending
         ("A", "number,name,A\n1,0,1\n0,3,1\n", "'number' and 'name' may both be the image ids"),
         ("A", "number,name,A\n1,0,1\n0,img/3.png,1\n", "'number' and 'name' may both be the image"),
         ("A", "image,A\n1.2.826.0.2,.5\n1.2.826.1.2,.5\n", r"no column .*\('1\.2\.826\.0\.2'\)"),
@@ -225,9 +219,9 @@ def test_ids_and_columns_that_are_told_apart(labels, text: str, rows, tmp_path) 
         (["Mass"], "image,a_Mass,b_mass\n0.png,1,1\n", r"for each label \(a_Mass or b_mass\)"),
     ],
 )
-def test_ids_and_columns_that_are_not(labels, text: str, match: str, tmp_path) -> None:
+def test_what_is_refused(labels, text: str, match: str, tmp_path) -> None:
     with pytest.raises(TableError, match=match):
-        read_scores(write(tmp_path, text), labels, KNOWN)
+        read_scores(write(tmp_path, text), labels, [*KNOWN, *IMAGES])
 
 
 def test_labels_that_a_table_has_scores_for(tmp_path) -> None:

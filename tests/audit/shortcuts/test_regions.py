@@ -120,7 +120,7 @@ def test_covered_by_the_local_median() -> None:
     assert np.array_equal(covered, FLAT), "no trace of a plate"
 
 
-SIZE, N = 64, 24
+N = 24
 BOOTSTRAP = PatientBootstrap(np.arange(N) // 2, 200)
 
 
@@ -142,16 +142,11 @@ def test_energy_of_a_map() -> None:
     assert np.isnan(regions.normalise_map(np.ones((4, 4), np.float32), (8, 8))).all()
 
 
-def bright(places: np.ndarray, noise: float = 0.0) -> np.ndarray:
-    """Maps that are 1 at the places (n, H, W), with noise that makes them differ."""
-    return places + noise * np.random.default_rng(0).random(places.shape)
-
-
 def test_maps_in_the_corners_and_in_the_body(images: torch.Tensor) -> None:
     pixels = to_grey(images)
     bodies = np.stack([find_body(each)[0] for each in pixels])
     there = np.broadcast_to(mask_corners((SIZE, SIZE)), bodies.shape)
-    found = regions.measure_energy(bright(there), images, BOOTSTRAP)
+    found = regions.measure_energy(1.0 * there, images, BOOTSTRAP)
     verdicts = {name: region.verdict for name, region in found.items()}
     assert verdicts == dict.fromkeys(("outside", "border", "corners"), regions.FLAGGED)
     assert found["corners"].share == pytest.approx(1)
@@ -159,12 +154,12 @@ def test_maps_in_the_corners_and_in_the_body(images: torch.Tensor) -> None:
     assert found["outside"].share == pytest.approx((there & ~bodies).sum() / there.sum())
     inside = np.zeros_like(bodies)
     inside[:, 20:40, 16:48] = True
-    found = regions.measure_energy(bright(inside), images, BOOTSTRAP)
+    found = regions.measure_energy(1.0 * inside, images, BOOTSTRAP)
     assert all(r.verdict == regions.CLEAR and r.share < 0.01 for r in found.values())
 
 
 def test_density_is_energy_an_area(images: torch.Tensor) -> None:
-    maps = bright(np.zeros((N, SIZE, SIZE)), noise=1.0)
+    maps = np.random.default_rng(0).random((N, SIZE, SIZE))
     found = regions.measure_energy(maps, images, BOOTSTRAP)["outside"]
     shares, areas = np.zeros((2, N)), np.zeros((2, N))
     for row, image in enumerate(to_grey(images)):
@@ -191,7 +186,7 @@ def test_a_coarse_map_decides_nothing(images, side, decided) -> None:
 
 
 def test_even_maps_are_left_out_and_counted(images: torch.Tensor) -> None:
-    maps = bright(np.zeros((N, 16, 16)), noise=1.0)
+    maps = np.random.default_rng(0).random((N, 16, 16))
     maps[:4] = 2
     found = regions.measure_energy(maps, images, BOOTSTRAP)["border"]
     assert found.undefined == 4
