@@ -211,12 +211,11 @@ def _read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Place and cells of each row of a table, or object of a JSON list."""
     if ".json" not in [suffix.lower() for suffix in path.suffixes]:
         table = read_table(path)
-        cells = zip(*map(table.text, table.columns), strict=True)
-        for i, row in enumerate(cells):
-            yield table.place(i), dict(zip(table.columns, row, strict=True))
-        return
+        rows = zip(*map(table.text, table.columns), strict=True)
+        cells = (dict(zip(table.columns, row, strict=True)) for row in rows)
+        return ((table.place(i), row) for i, row in enumerate(cells))
     with open_text(path, "JSON map (data.nih_map)") as file:
         entries = json.load(file)
     if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
         raise TableError(f"{path} is not a list of objects. {WANTED}")
-    yield from ((f"{path}, object {n}", entry) for n, entry in enumerate(entries, start=1))
+    return ((f"{path}, object {n}", entry) for n, entry in enumerate(entries, start=1))

@@ -16,7 +16,6 @@ code, none was at hand. How often the two agree: ``data/README.md``.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -124,15 +123,14 @@ class NihExperts(Source, published="nih_expert"):
 
 def read_tables(root: Path, notes: list[str]) -> tuple[list[Table], dict[str, str]]:
     """The tables in the folder, and the official subset of every image."""
-    read = partial(read_table, once=_IMAGE)
     if paths := find_files(root, TABLE):
-        table = read(paths[0], _IMAGE, *EXPERT_LABELS)
+        table = read_table(paths[0], _IMAGE, *EXPERT_LABELS, once=_IMAGE)
         own = table.convert(_SET, SETS.__getitem__, "val or test")
         return [table], dict(zip(table.text(_IMAGE), own, strict=True))
     tables, subsets = [], dict[str, str]()
     for name, subset in OWN.items():
         path = find_table(root, [f"{FOLDER}/{name}", f"{FOLDER}_{name}"], FACTS.expected, notes)
-        tables.append(table := read(path, _IMAGE, *EXPERT_LABELS))
+        tables.append(table := read_table(path, _IMAGE, *EXPERT_LABELS, once=_IMAGE))
         if shared := sorted(subsets.keys() & table.text(_IMAGE)):
             raise TableError(f"{table.path}: {shared[0]} is in the other table too")
         subsets |= dict.fromkeys(table.text(_IMAGE), subset)
