@@ -190,17 +190,16 @@ class RsnaFolder:
         return [f"{image},{names[int(image[-1])]}" for image in ids]
 
     def table(self, *rows: str) -> None:
-        self._write("train_labels", "patientId,x,y,width,height,Target", rows)
+        header = "patientId,x,y,width,height,Target"
+        self._write(f"{self.stage}_train_labels.csv", header, *rows)
 
     def classes(self, *rows: str) -> None:
-        self._write("detailed_class_info", "patientId,class", rows)
+        self._write(f"{self.stage}_detailed_class_info.csv", "patientId,class", *rows)
 
     def nih_map(self, first_patient: int = 1) -> Path:
-        path = self.root / "map.csv"
         numbers = ((image, int(image[-2]) + first_patient, image[-1]) for image in self.ids)
         rows = [f"{image},{patient:08d}_00{k}.png" for image, patient, k in numbers]
-        path.write_text("\n".join(["patientId,Image Index", *rows]))
-        return path
+        return self._write("map.csv", "patientId,Image Index", *rows)
 
     def images(self, *ids: str, folder: str | None = None, **attributes: object) -> None:
         for image in ids:
@@ -215,9 +214,9 @@ class RsnaFolder:
         self.images(*self.ids, **attributes)
         return self
 
-    def _write(self, name: str, header: str, rows: tuple[str, ...]) -> None:
-        text = "\n".join([header, *rows]) + "\n"
-        (self.root / f"{self.stage}_{name}.csv").write_text(text)
+    def _write(self, name: str, *lines: str) -> Path:
+        (self.root / name).write_text("\n".join(lines) + "\n")
+        return self.root / name
 
 
 @pytest.fixture
