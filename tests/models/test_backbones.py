@@ -210,28 +210,18 @@ def test_what_patches_read_and_batch_norms_of_one_value(backbone, size, read, si
 def test_plain_checkpoints_become_safe_files(tmp_path: Path) -> None:
     state = timm_model().state_dict()
     state["shared"] = state["fc.weight"][:, ::2]  # neither contiguous nor its own
-    torch.save({"state_dict": state}, tmp_path / "a.pth")
-    out = tmp_path / "a.safetensors"
-    told = json.loads(xray("weights", "convert", tmp_path / "a.pth", "--out", out, "--json"))
-    assert told == {
-        "schema": 2,
-        "path": str(out),
-        "tensors": len(state),
-        "bytes": out.stat().st_size,
-    }
+    plain, pickled, out = (tmp_path / name for name in ("a.pth", "module.pth", "a.safetensors"))
+    torch.save({"state_dict": state}, plain)
+    told = json.loads(xray("weights", "convert", plain, "--out", out, "--json"))
+    size = out.stat().st_size
+    assert told == {"schema": 2, "path": str(out), "tensors": len(state), "bytes": size}
     assert all(torch.equal(value, state[key]) for key, value in load_file(out).items())
-    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
+    torch.save(nn.Linear(2, 2), pickled)
     for words, message in [
-        (
-            ("convert", tmp_path / "module.pth", "--out", out),
-            "a pickled module is never loaded",
-        ),
+        (("convert", pickled, "--out", out), "a pickled module is never loaded"),
         (("convert", tmp_path / "none.pth", "--out", out), "none.pth: no such file"),
-        (("unpack", tmp_path / "a.pth", "--out", out), "xray weights must be one of convert"),
-        (
-            ("convert", tmp_path / "a.pth", "--out", tmp_path / "a.pt"),
-            "must be a file .safetensors",
-        ),
-        (("convert", tmp_path / "a.pth"), "--out DIR"),
+        (("unpack", plain, "--out", out), "xray weights must be one of convert"),
+        (("convert", plain, "--out", tmp_path / "a.pt"), "must be a file .safetensors"),
+        (("convert", plain), "--out DIR"),
     ]:
         assert message in " ".join(xray("weights", *words, code=2).split())

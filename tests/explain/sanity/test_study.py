@@ -81,14 +81,6 @@ def test_patients_and_draws_are_needed(patients: list[str], draws: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "side"),
-    [(0.1, 0.2, 1), (0.0, 0.2, 0), (-0.2, 0.0, 0), (-0.2, -0.1, -1), (math.nan, math.nan, 0)],
-)
-def test_side(low: float, high: float, side: int) -> None:
-    assert sanity.Mean(0, low, high).side() == side
-
-
-@pytest.mark.parametrize(
     ("similarity", "low", "high"),
     [(0.7, "fails", "passes"), (0.6, "undecided", "undecided"), (0.5, "passes", "fails")],
 )
@@ -125,18 +117,15 @@ def test_what_is_undefined_for_every_image_was_not_run(sample: Sample) -> None:
     assert sanity.Similarity.from_json(defined.to_json()).to_json() == defined.to_json()
 
 
+@pytest.mark.parametrize("margin", [0, sanity.LEAST])
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [
-        (sanity.LEAST + 0.001, 0.5, "passes"),
-        (sanity.LEAST, 0.5, "undecided"),
-        (-0.5, -sanity.LEAST - 0.001, "fails"),
-        (-0.5, -sanity.LEAST, "undecided"),
-        (math.nan, math.nan, "undecided"),
-    ],
+    [(0.001, 0.5, "passes"), (0, 0.5, "undecided"), (math.nan, math.nan, "undecided")],
 )
-def test_better_or_worse(low: float, high: float, verdict: str) -> None:
-    assert sanity.OF_SIDE[sanity.Mean(0, low, high).side(sanity.LEAST)] == verdict
+def test_the_side_of_a_margin(low: float, high: float, verdict: str, margin: float) -> None:
+    assert sanity.OF_SIDE[sanity.Mean(0, low + margin, high).side(margin)] == verdict
+    mirrored = {"passes": "fails"}.get(verdict, verdict)
+    assert sanity.OF_SIDE[sanity.Mean(0, -high, -low - margin).side(margin)] == mirrored
 
 
 @pytest.mark.parametrize(
