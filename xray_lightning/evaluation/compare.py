@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.data.decoding import available_cores
-from xray_lightning.data.nih_expert import FINDINGS, NihExperts, Truth
+from xray_lightning.data.nih_expert import FINDINGS, NihExperts
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.data.source import choose_labels
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
@@ -259,6 +259,7 @@ def score_truths(
         ConfigError: there is no score of a finding that two truths tell of.
     """
     text, *others = source.truths
+    ids, patients = predictions.image_ids, np.asarray(predictions.patient_ids)
     rows, left_out = [], {}
     for finding, labels in FINDINGS.items():
         if not set(labels) <= set(predictions.labels):
@@ -267,33 +268,24 @@ def score_truths(
         told = [truth for truth in others if finding in truth.labels]
         if not told:
             left_out[finding] = "only the text miner tells it here (data.rsna= and data.nih_map=)"
-        how = {"draws": draws, "seed": seed}
-        made = (_compare(predictions, finding, (truth, text), most, **how) for truth in told)
-        rows += [row for row in made if row]
+        scores = predictions.keep(labels).scores.max(axis=1)  # (N,)
+        for truth in told:
+            first, second = (one.tell(finding, ids) for one in (truth, text))
+            both = ~np.isnan(first) & ~np.isnan(second)
+            if not both.any():
+                continue
+            sick, mined = ((side == 1) & both for side in (first, second))
+            said = number_patients(patients), np.abs(second - scores), second, first
+            rows.append(TruthRow(
+                *(finding, labels, truth.name, int(both.sum()), len(set(patients[both]))),
+                *(int(sick.sum()), int(mined.sum()), int((sick & mined).sum())),
+                paired.compare_truths(scores, first, second, patients, draws=draws, seed=seed),
+                measure_doubts(*said, most) if most else {},
+            ))  # fmt: skip
     if not rows:
         why = "; ".join(f"{finding}: {reason}" for finding, reason in left_out.items())
         raise ConfigError(f"nothing to compare: {why or 'no scored image has two truths'}")
     corrected = paired.holm([row.auroc.p_value for row in rows]).tolist()
     aurocs = [replace(row.auroc, corrected=p) for row, p in zip(rows, corrected, strict=True)]
     rows = [replace(row, auroc=auroc) for row, auroc in zip(rows, aurocs, strict=True)]
-    return ExpertTruth(tuple(rows), left_out, len(predictions.image_ids), draws)
-
-
-def _compare(
-    predictions: Predictions, finding: str, truths: tuple[Truth, Truth], most: int, **how: int
-) -> TruthRow | None:
-    """One row; None where no scored image has both truths."""
-    labels = FINDINGS[finding]
-    scores = predictions.keep(labels).scores.max(axis=1)  # (N,)
-    first, second = (truth.tell(finding, predictions.image_ids) for truth in truths)
-    both = ~np.isnan(first) & ~np.isnan(second)
-    if not both.any():
-        return None
-    patients, said = np.asarray(predictions.patient_ids), (np.abs(second - scores), second, first)
-    one, two = ((truth == 1) & both for truth in (first, second))
-    return TruthRow(
-        *(finding, labels, truths[0].name, int(both.sum()), len(set(patients[both]))),
-        *(int(one.sum()), int(two.sum()), int((one & two).sum())),
-        paired.compare_truths(scores, first, second, patients, **how),
-        measure_doubts(number_patients(patients), *said, most) if most else {},
-    )
+    return ExpertTruth(tuple(rows), left_out, len(ids), draws)
