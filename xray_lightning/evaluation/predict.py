@@ -18,7 +18,6 @@ from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operati
 from xray_lightning.evaluation.predictions import Origin, Predictions, require_scores
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
 from xray_lightning.metrics.intervals import Estimate
-from xray_lightning.training.callbacks.epochs import gather
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import Json, to_plain, write_json
 
@@ -42,9 +41,11 @@ def predict_subset(
     loader = data.evaluation_loader(subset, trainer.global_rank, trainer.world_size)
     positions = list(cast(Shard, loader.sampler))
     batches = cast(list[Tensor], trainer.predict(task, dataloaders=loader))
-    shard = positions, torch.cat(batches).float().numpy()
+    shards: list[Any] = [(positions, torch.cat(batches).float().numpy())] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(shards, shards[0])
     records = data.subset_records(subset)
-    scores = assemble_scores(gather(shard, trainer.world_size), len(records))
+    scores = assemble_scores(shards, len(records))
     require_scores(scores, [record.image_id for record in records])
     columns = [task.labels.index(label) for label in data.labels]  # of a larger label set
     return Predictions.of(records, data.labels, scores[:, columns])

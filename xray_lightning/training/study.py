@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from xray_lightning.errors import ConfigError, XrayError
 from xray_lightning.folders import LOCK
+from xray_lightning.metrics.compare import holm
 from xray_lightning.metrics.estimates import best_of
 from xray_lightning.training.callbacks.epochs import epoch_seed
 from xray_lightning.training.run import MONITOR
@@ -195,10 +196,8 @@ def measure_effects(trials: Sequence[FrozenTrial]) -> tuple[dict[str, float], in
         groups = [values[column == one] for one in np.unique(column)]
         known = len(groups) > 1 and np.ptp(values) > 0
         raw[name] = float(scipy.stats.kruskal(*groups).pvalue) if known else 1.0
-    names = sorted(raw, key=lambda name: raw[name])
-    steps = [(len(names) - place) * raw[name] for place, name in enumerate(names)]
-    holm = np.minimum(np.maximum.accumulate(steps), 1).tolist()
-    return dict(zip(names, holm, strict=True)), epoch
+    least = dict(sorted(raw.items(), key=lambda item: item[1]))
+    return dict(zip(least, holm([*least.values()]).tolist(), strict=True)), epoch
 
 
 def draw_slices(study: Study, metric: str, path: Path) -> None:

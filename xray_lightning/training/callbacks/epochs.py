@@ -4,9 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +13,14 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
 
 from xray_lightning.metrics.estimates import best_of
+from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import open_replacing
 
 LOG = logging.getLogger(__name__)
 Row = dict[str, float]
-Shard = TypeVar("Shard")
 Floats = npt.NDArray[np.float32]
 Metric = Callable[[Any, Any], Any]  # of scores and targets, arrays or tensors
 Figures = Mapping[str, Tensor | float]
@@ -30,14 +30,6 @@ def write_rows(rows: list[Row], path: Path) -> None:
     """Replace the table in one step; an undefined value is an empty cell."""
     with open_replacing(path, newline="") as file:
         pd.DataFrame(rows).to_csv(file, index=False, float_format="%.9g", lineterminator="\r\n")
-
-
-def gather(shard: Shard, world: int) -> list[Shard]:
-    """The shards of all processes, in each of them."""
-    shards: list[Any] = [shard] * world
-    if world > 1:
-        torch.distributed.all_gather_object(shards, shard)
-    return shards
 
 
 class MetricsFile(pl.Callback):
@@ -108,27 +100,19 @@ class WatchMetric(pl.Callback):
     ) -> None:
         self.name, self.function, self.tensors = name, function, tensors
         self.mode = mode or best_of(name)
-        self._batches: list[tuple[Floats, Floats]] = []
 
     def measure(self, scores: Floats, targets: Floats) -> float:
         """The metric of scores and targets, (N, L) each."""
         pair = (scores, targets)
         return float(self.function(*(map(torch.from_numpy, pair) if self.tensors else pair)))
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Keep the scores."""
-        targets = batch["targets"].float().cpu().numpy()
-        self._batches.append((outputs.float().cpu().numpy(), targets))
-
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log; several processes put their images together."""
-        shards = gather(self._batches, trainer.world_size)
-        scores, targets = zip(*chain(*shards), strict=True)
-        value = self.measure(np.concatenate(scores), np.concatenate(targets))
-        pl_module.log(f"val/{self.name}", value, sync_dist=True)
-        self._batches.clear()
+        """Log, of what the task's AUROC holds until it is computed, in all processes together."""
+        auroc = cast(XrayTask, pl_module).auroc["val"]
+        with auroc.sync_context():
+            states = [dim_zero_cat(state).float() for state in (auroc.preds, auroc.target)]
+        scores, targets = (state.cpu().numpy().copy() for state in states)  # the function's own
+        pl_module.log(f"val/{self.name}", self.measure(scores, targets), sync_dist=True)
 
 
 def epoch_line(epoch: int, epochs: int | None, metrics: Figures, *more: str) -> str:
