@@ -48,26 +48,16 @@ class Rehearsal:
     rows: list[tuple[str, float, float]] = field(default_factory=list)  # a figure, its bound
     seconds: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def run(self) -> Path:
-        return self.folder / "run"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.run / "checkpoints/best.ckpt"
-
-    @property
-    def trainer(self) -> list[str]:
-        """Of training: bfloat16 on either device."""
-        if self.device == "cuda":
-            return ["trainer=gpu"]
-        return ["trainer=cpu", "trainer.precision=bf16-mixed"]
-
-    @property
-    def data(self) -> list[str]:
-        if self.small:
-            return ["data.patients=60", "image_size=64", "batch_size=16"]
-        return ["data.patients=700", "image_size=224", "batch_size=32"]
+    def __post_init__(self) -> None:
+        self.run = self.folder / "run"
+        self.checkpoint = self.run / "checkpoints/best.ckpt"
+        on_cpu = [
+            "trainer=cpu",
+            "trainer.precision=bf16-mixed",
+        ]  # in training: bfloat16 on either
+        self.trainer = ["trainer=gpu"] if self.device == "cuda" else on_cpu
+        patients, size, batch = (60, 64, 16) if self.small else (700, 224, 32)
+        self.data = [f"data.patients={patients}", f"image_size={size}", f"batch_size={batch}"]
 
     @contextmanager
     def timed(self, step: str):

@@ -211,11 +211,6 @@ def files(shared_data: Path) -> Iterator[list[Path]]:
         yield sorted((shared_data / "rsna-sample").rglob("*.dcm"))
 
 
-def _count(images: Iterator[Any]) -> int:
-    """How many there are; none is kept, for fresh memory costs a large image more than a small."""
-    return sum(1 for _ in images)
-
-
 def test_reader(files: list[Path], bench: Any) -> None:
     """pydicom by this plug-in: it would take gdcm and pylibjpeg first, which are slower."""
     decode = partial(pydicom.pixels.pixel_array, decoding_plugin="pillow")
@@ -228,7 +223,8 @@ def test_reader(files: list[Path], bench: Any) -> None:
         reads["torchxrayvision"] = import_module("torchxrayvision").utils.read_xray_dcm
     except ImportError:
         bench.remark("torchxrayvision is not installed: left out")
-    works = {name: lambda read=read: _count(map(read, files)) for name, read in reads.items()}
+    # none is kept, for fresh memory costs a large image more than a small
+    works = {k: lambda read=read: sum(1 for _ in map(read, files)) for k, read in reads.items()}
     rate = bench.rates(READ_TURNS, **works)
     shown = ", ".join(f"{name} {median(rate[name]):.0f}" for name in reads)
     bench.remark(f"images a second of {len(files)} files: {shown}")
