@@ -22,6 +22,10 @@ MAIN = "from xray_lightning.cli.app import main; main()"
 XRAY = [sys.executable, "-c", MAIN]
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 SECONDS = 540  # a command that takes longer is killed
+SEARCH = {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}  # toy.py too
+# A training of seconds: what it logs, watches and draws besides is left out.
+TOY = ["model=resnet50", "model.backbone=resnet10t", "image_size=32", "batch_size=8", "trainer=cpu"]
+TOY += ["logger=none", "callbacks=none", "report=false"]
 LIGHT = """
 import xray_lightning.cli.app, xray_lightning.cli.train, xray_lightning.cli.audit
 import xray_lightning.cli.report, xray_lightning.cli.score
@@ -89,8 +93,8 @@ def start(
     command: list[Any], ready: Callable[..., object], seconds: float = 300, **settings: Any
 ) -> subprocess.Popen[str]:
     """A process that still runs once what is waited for is there."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, **streams | settings)
+    usual = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": os.environ | SEARCH}
+    process = subprocess.Popen(command, text=True, **usual | settings)
     deadline = time.monotonic() + seconds
     try:
         while not ready(process):
@@ -101,6 +105,20 @@ def start(
         process.kill()
         raise
     return process
+
+
+def kill(process: subprocess.Popen[str]) -> str:
+    """What a process had said."""
+    process.kill()
+    return process.communicate()[0]
+
+
+def run_alone(command: list[Any], folder: Path | None = None, code: int = 0) -> Any:
+    """A command in a process that is not forked, its two streams apart."""
+    settings = {"capture_output": True, "text": True, "timeout": 900, "check": False}
+    done = subprocess.run(command, cwd=folder, env=os.environ | SEARCH, **settings)
+    assert done.returncode == code, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done
 
 
 def ask(app: Any, *requests: Any, **usual: Any) -> list[Any]:

@@ -12,9 +12,6 @@ import running
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["model=resnet50", "model.backbone=test_resnet", "weights=none", "image_size=32"]
-QUICK = ["trainer=cpu", "batch_size=8", "logger=none", "callbacks=none", "report=false"]
-
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,9 +35,10 @@ def run(*arguments: str | Path, expected: int = 0, **environment: str) -> str:
 
 
 def train(place: Path, *settings: str, **environment: str) -> str:
-    """A small run in PLACE/run, its cache beside it."""
+    """A small run in PLACE/run, its cache beside it, of one epoch if not told."""
     places = f"hydra.run.dir={place / 'run'}", f"cache_dir={place / 'cache'}"
-    return run("train", *SMALL, *settings, *places, "draws=20", **environment)
+    small = [*running.TOY, "model.backbone=test_resnet", "weights=none", "draws=20", "epochs=1"]
+    return run("train", *small, *settings, *places, **environment)
 
 
 def table(cases: Path, name: str) -> list[str]:
@@ -79,7 +77,7 @@ def test_plus_and_minus_are_two_labels(cases: Path) -> None:
 )
 def test_text_from_data_is_never_evaluated(cases, tmp_path, name, label) -> None:
     place, secret = tmp_path / "run", {"DEMO_SECRET": "a-password"}
-    train(tmp_path, *table(cases, f"labels/{name}.csv"), *QUICK, "epochs=1", **secret)
+    train(tmp_path, *table(cases, f"labels/{name}.csv"), **secret)
     written = b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
     assert b"a-password" not in written
     best = place / "checkpoints/best.ckpt"
@@ -95,7 +93,7 @@ def test_text_from_data_is_never_evaluated(cases, tmp_path, name, label) -> None
 def checkpoint(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a run of one epoch on ``csv/ok.csv``."""
     place = tmp_path_factory.mktemp("run")
-    train(place, *table(cases, "csv/ok.csv"), *QUICK, "epochs=1")
+    train(place, *table(cases, "csv/ok.csv"))
     return place / "run/checkpoints/best.ckpt"
 
 
@@ -119,7 +117,7 @@ def test_convert_does_a_replaced_file_again(cases: Path, tmp_path: Path) -> None
 
 def test_no_positive_in_validation(cases: Path, tmp_path: Path) -> None:
     place, data = tmp_path / "run", table(cases, "degenerate/val_none.csv")
-    printed = train(tmp_path, *data, *QUICK[:-1], "split=csv", "epochs=3")
+    printed = train(tmp_path, *data, "report=true", "split=csv", "epochs=3")
     said = "best checkpoint unknown: epoch 3, the last epoch: val/auroc was undefined in every one"
     assert said in printed
     val = json.loads((place / "metrics.json").read_text())["val"]

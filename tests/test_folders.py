@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import start
+from running import kill, start
 
 from xray_lightning import ConfigError, OutputError, folders
 from xray_lightning.folders import OWNER, LockedError, lock_folder, name_run, prepare_folder
@@ -63,8 +63,7 @@ def test_a_folder_belongs_to_one_process_until_it_is_dead(tmp_path: Path) -> Non
     with held, lock_folder(tmp_path / "run"):
         pass
     assert time.monotonic() - begun < 1
-    process.kill()
-    process.communicate()
+    kill(process)
     with lock_folder(tmp_path / "run"):
         assert (tmp_path / "run" / OWNER).read_text() == f"{HOST} {os.getpid()}"
     assert not (tmp_path / "run" / OWNER).exists()
@@ -87,8 +86,7 @@ def test_an_owner_on_another_host_is_named_and_not_waited_for(tmp_path: Path) ->
     (tmp_path / OWNER).unlink()  # between the lock and the name
     with pytest.raises(LockedError, match="a process on a host unknown"), lock_folder(tmp_path):
         pass
-    process.kill()
-    process.communicate()
+    kill(process)
 
 
 def test_a_claimed_folder_that_vanished(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from running import TRAIN, XRAY, comparable, read_table, start
+from running import TRAIN, XRAY, comparable, kill, read_table, start
+from running import run_alone as run
 from sklearn.metrics import roc_auc_score
 from toy import quiet_trainer
 
@@ -33,14 +34,6 @@ TOY = ["data.patients=61", "data.size=64", "image_size=32", "batch_size=7", "aug
 TOY += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2", "epochs=3"]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 WAIT = 300
-
-
-def run(command: list[str], folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    settings = {"capture_output": True, "text": True, "timeout": 540, "check": False}
-    found = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # toy.py too
-    done = subprocess.run(command, cwd=folder, env=found, **settings)
-    assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done
 
 
 def metrics(run_folder: Path) -> Any:
@@ -83,8 +76,7 @@ def started(folder: Path) -> Iterator[Any]:
 
     yield start_run
     for process in processes:
-        process.kill()
-        process.communicate()
+        kill(process)
 
 
 def test_only_the_first_process_writes(trained, folder) -> None:
@@ -251,8 +243,7 @@ def test_the_independent_auroc(judged: dict[int, list[Any]], folder: Path) -> No
 def test_killed_and_resumed_equals_uninterrupted(folder: Path, started: Any) -> None:
     process = started("killed")
     assert len(processes_of(str(folder / "killed"))) == 2
-    process.kill()
-    process.communicate()
+    kill(process)
     wait_for_none(str(folder / "killed"))
     assert not (folder / "killed/metrics.json").exists()
     done = run([*TRAIN, f"resume={folder / 'killed'}"], folder)

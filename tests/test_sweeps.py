@@ -6,12 +6,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from running import TRAIN, read_table, run, start
+from running import TOY, TRAIN, read_table, run, start
 
 pytestmark = pytest.mark.slow
 
-TOY = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=2", "callbacks=none"]
-TOY += ["model=resnet50", "model.backbone=resnet10t", "trainer=cpu", "logger=none", "report=false"]
+SMALL = [*TOY, "data.patients=60", "epochs=2"]
 
 
 def state(run_folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -20,7 +19,7 @@ def state(run_folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_a_killed_sweep_runs_only_what_is_missing(tmp_path: Path) -> None:
-    command = [*TRAIN, "-m", "sweep=seeds", "seed=0,1,2", *TOY, "epochs=4"]
+    command = [*TRAIN, "-m", "sweep=seeds", "seed=0,1,2", *SMALL, "epochs=4"]
     trains = lambda _: [*tmp_path.glob("outputs/sweep_seeds_*/1/checkpoints/last.ckpt")]  # noqa: E731
     process = start(command, trains, 480, cwd=tmp_path, start_new_session=True)
     os.killpg(process.pid, signal.SIGKILL)
@@ -45,7 +44,7 @@ def test_a_killed_sweep_runs_only_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_failing_run_does_not_stop_the_others(tmp_path: Path) -> None:
     wild = ["optim.optimizer.lr=1e30,3e-4", "schedule=constant", "optim.head_lr=null"]
-    text = run([*TRAIN, "-m", *wild, *TOY, "hydra.sweep.dir=sweep"], tmp_path, 1)
+    text = run([*TRAIN, "-m", *wild, *SMALL, "hydra.sweep.dir=sweep"], tmp_path, 1)
     assert "failed: #0 optim.optimizer.lr=1e+30 seed=0 the loss became nan" in text.replace(
         "1e30", "1e+30"
     )
@@ -60,7 +59,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path: Path) -> None:
     ("launcher", "share"), [("joblib", "n_jobs=2"), ("submitit_local", "cpus_per_task=1")]
 )
 def test_launchers(tmp_path: Path, launcher: str, share: str) -> None:
-    command = [*TRAIN, "sweep=seeds", "seed=0,1", *TOY]
+    command = [*TRAIN, "sweep=seeds", "seed=0,1", *SMALL]
     command += [f"hydra/launcher={launcher}", f"hydra.launcher.{share}"]
     text = run(command, tmp_path)
     (sweep,) = tmp_path.glob("outputs/sweep_seeds_*")

@@ -5,7 +5,6 @@ import errno
 import json
 import math
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from running import run_alone
 from test_house import PACKAGE, TREES
 
 from xray_lightning import writing
@@ -87,8 +87,7 @@ def test_a_folder_that_vanished_is_not_made_anew(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = run_alone([sys.executable, "-c", "import os; print(os.getpid())"])
     dead, living = int(done.stdout), os.getppid()
     (tmp_path / "maps").mkdir()
     names = {f".a.csv.{HOST}.{dead}.partial", f"maps/.b c[1].png.{HOST}.{dead}.partial"}

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import rmtree
 from statistics import median
-from time import perf_counter, sleep
+from time import perf_counter
 
 import numpy as np
 import pytest
-from running import XRAY
+from running import XRAY, kill, start
 from toy import save_net, toy_net
 
 from xray_lightning import load_classifier, predict_files
@@ -73,17 +73,12 @@ def test_first_row(films, checkpoint, tmp_path, bench) -> None:
     """From the start of the process to the first row on disk."""
     seconds: list[float] = []
     for turn in range(3):
-        table, start = tmp_path / f"{turn}/predictions.csv", perf_counter()
-        arguments = [checkpoint, *films, "--out", table.parent, "device=cpu"]
-        process = subprocess.Popen(
-            [*XRAY, "predict", *map(str, arguments)], stderr=subprocess.DEVNULL
-        )
-        while not (table.is_file() and table.read_bytes().count(b"\n") > 1):
-            assert process.poll() is None
-            sleep(0.01)
-        seconds.append(perf_counter() - start)
-        process.kill()
-        process.wait()
+        table, begun = tmp_path / f"{turn}/predictions.csv", perf_counter()
+        command = [*XRAY, "predict", checkpoint, *films, "--out", table.parent, "device=cpu"]
+        begins = lambda _, own=table: own.is_file() and own.read_bytes().count(b"\n") > 1  # noqa: E731
+        process = start(command, begins, stderr=subprocess.DEVNULL)
+        seconds.append(perf_counter() - begun)
+        kill(process)
     bench.remark(f"first row after {', '.join(f'{second:.1f}' for second in seconds)} s")
     bench.ratio(f"predict_first_row_seconds_{films[0].suffix[1:]}", min(seconds), "<=8")
 

@@ -1,18 +1,16 @@
 """The long scripts: their rehearsals, so that they cannot rot, and the pass over a GPU."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from running import run_alone
 
 
 def run(script: str, *arguments: object) -> str:
     command = [sys.executable, Path(__file__).with_name(script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
+    return run_alone(command).stdout
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from running import xray
+from running import TOY, xray
 from toy import run_lengths
 
 from xray_lightning import ConfigError, Phantom
@@ -19,8 +19,6 @@ from xray_lightning.cli.explain import own_settings
 from xray_lightning.cli.fit import fit
 from xray_lightning.explain.maps import METHODS
 
-TOY = ["data.patients=60", "image_size=32", "batch_size=16", "epochs=1", "model=resnet50"]
-TOY += ["model.backbone=test_resnet", "trainer=cpu", "threads=1", "logger=none", "callbacks=none"]
 QUICK = ["draws=50", "positives=12", "threads=1"]
 NOTHING = ["methods=none", "saliency=none", "shortcuts=false"]
 explain = partial(xray, "explain")
@@ -28,8 +26,9 @@ explain = partial(xray, "explain")
 
 @pytest.fixture(scope="module")
 def checkpoint(folder):
-    places = [f"cache_dir={folder / 'cache'}", f"run_dir={folder / 'run'}"]
-    fit(compose_settings([*TOY, "draws=50", "report=false", *places]))
+    own = ["model.backbone=test_resnet", "batch_size=16", "epochs=1", "threads=1", "draws=50"]
+    places = ["data.patients=60", f"cache_dir={folder / 'cache'}", f"run_dir={folder / 'run'}"]
+    fit(compose_settings([*TOY, *own, *places]))
     return folder / "run" / "checkpoints" / "best.ckpt"
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from running import ROOT, XRAY, read_rows, start, xray
+from running import TOY, XRAY, read_rows, start, xray
 
 from xray_lightning import Classifier, PredictedFiles, load_classifier, read_predictions
 from xray_lightning.cli.config import compose_settings
@@ -36,15 +35,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(images: Path, folder: Path) -> Path:
     """A toy network, trained for one epoch by the main job."""
-    folder = tmp_path_factory.mktemp("run")
     options = ["data=csv", f"data.table={images.parent / 'table.csv'}", f"data.root={images}"]
-    options += ["model=resnet50", "model.backbone=resnet10t", "weights=none", "clahe=true"]
-    options += ["image_size=32", "batch_size=4", "epochs=1", "trainer=cpu", "threads=1"]
-    options += [f"cache_dir={folder / 'cache'}", "logger=none", "callbacks=none", "report=false"]
-    config = compose_settings([*options, "panel.label=Mass", f"run_dir={folder}"])
-    fit(config)
+    options += [*TOY, "weights=none", "clahe=true", "batch_size=4", "epochs=1", "threads=1"]
+    options += [f"cache_dir={folder / 'cache'}", "panel.label=Mass", f"run_dir={folder}"]
+    fit(compose_settings(options))
     logging.captureWarnings(False)  # the job sends them to its log
     return folder
 
@@ -65,11 +61,10 @@ def test_tasks_of_one_job(checkpoint: Path, images: Path, tmp_path: Path) -> Non
     for number in range(900):
         (scans / f"{number:03d}.png").hardlink_to(images / f"{number % 40:02d}.png")
     arguments = [checkpoint, scans, "device=cpu", "batch_size=1"]
-    environment = {"env": os.environ | {"PYTHONPATH": str(ROOT)}}
     tasks, begun = [], out / "shard-2-of-3/.predict.done"
     for number in (1, 3, 2):
         words = [*XRAY, "predict", *arguments, "--out", out, f"shard={number}/3"]
-        tasks.append(start(words, lambda _, n=number: n != 2 or begun.exists(), **environment))
+        tasks.append(start(words, lambda _, n=number: n != 2 or begun.exists()))
     tasks[2].kill()
     codes = [task.communicate() and task.returncode for task in tasks]
     assert codes == [0, 0, -9]

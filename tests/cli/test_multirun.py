@@ -1,7 +1,6 @@
 """Runs after ``-m``, compared; ``xray tune``: what is refused, and a study with trainings."""
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from running import ROOT, XRAY, read_table, start, write_run, xray
+from running import TOY, XRAY, kill, read_table, start, write_run, xray
 
 import xray_lightning.training
 from xray_lightning.cli.multirun import SweepTable, finish_sweep, write
@@ -114,9 +113,7 @@ def test_runs_that_do_not_vary(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "all runs" in capsys.readouterr().out
 
 
-SMALL = ["data.patients=40", "data.size=32", "image_size=32", "epochs=2", "trainer=cpu"]
-SMALL += ["model=resnet50", "model.backbone=resnet10t", "weights=none", "report=false", "draws=50"]
-SMALL += ["callbacks=none", "logger=none"]
+SMALL = [*TOY, "data.patients=40", "data.size=32", "epochs=2", "weights=none", "draws=50"]
 RATE = "optim.optimizer.lr=tag(log,interval(1e-4,1e-2))"
 
 
@@ -159,9 +156,7 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     words = [f"study={study}", "trials=3", RATE, "loss=choice(bce,focal)", *SMALL]
     words.append(f"cache_dir={tmp_path / 'cache'}")
     begun = lambda _: (study / "0/metrics.csv").is_file()  # noqa: E731
-    killed = start([*XRAY, "tune", *words], begun, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    killed.kill()
-    killed.communicate()
+    kill(start([*XRAY, "tune", *words], begun))
     told = json.loads(xray("tune", *words, "--json"))
     assert [trial["state"] for trial in told["trials"]] == ["complete"] * 3
     assert told["finished"] == 3

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pytest
 from filelock import FileLock
-from running import ROOT, start
+from running import kill, start
 
 from xray_lightning.data.cache import ImageCache, Manifest, load_cache, open_cache, reserve
 from xray_lightning.data.decoding import available_cores
@@ -85,9 +85,8 @@ def assert_golden(cache: ImageCache, source: Noise, without: Collection[int] = (
 
 def start_build(root, count, ready=lambda process: process.stdout.readline()):
     """Ready at the first image, which is told long before the first sync."""
-    settings = {"env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}}
-    settings["stderr"] = subprocess.DEVNULL
-    return start([sys.executable, __file__, root, str(count), "0.02"], ready, 20, **settings)
+    command = [sys.executable, __file__, root, str(count), "0.02"]
+    return start(command, ready, 20, stderr=subprocess.DEVNULL)
 
 
 def done_so_far(source: Noise, root: Path) -> int:
@@ -217,9 +216,7 @@ def test_disk_space_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_resume_after_kill(tmp_path: Path) -> None:
     source = Noise(400)
-    process = start_build(tmp_path, 400, lambda _: done_so_far(source, tmp_path))
-    process.kill()
-    process.communicate()
+    kill(start_build(tmp_path, 400, lambda _: done_so_far(source, tmp_path)))
     done = done_so_far(source, tmp_path)
     assert 0 < done < 400
     cache = build(source, tmp_path)

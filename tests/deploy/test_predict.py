@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
-from running import ROOT, read_rows, start
+from running import kill, read_rows, start
 from toy import save_net
 
 from xray_lightning import PredictedFiles, load_classifier, predict_files
@@ -244,11 +244,9 @@ def test_killed_and_continued(classifier, checkpoint, images, tmp_path) -> None:
         "predict_files(load_classifier(sys.argv[1]), [sys.argv[2]], sys.argv[3], batch_size=1)"
     )
     table = out / "predictions.csv"
-    command, env = [sys.executable, "-c", code, checkpoint, scans, out], {"PYTHONPATH": str(ROOT)}
     ready = lambda _: table.exists() and table.stat().st_size > 1000  # noqa: E731
-    process = start(command, ready, 120, env=os.environ | env)
-    process.kill()
-    process.communicate()
+    process = start([sys.executable, "-c", code, checkpoint, scans, out], ready, 120)
+    kill(process)
     assert process.returncode == -signal.SIGKILL
     kept = len(names(table))
     assert 0 < kept < 600

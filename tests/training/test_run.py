@@ -22,7 +22,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from own_parts import Count, OwnLoss, Small, TopMean
-from running import TRAIN, XRAY, start
+from running import TOY, TRAIN, XRAY, start
 from running import run as call
 from sklearn.metrics import average_precision_score
 from toy import data_fixture, toy_data, toy_net
@@ -181,7 +181,8 @@ def test_a_trainer_without_the_callbacks_of_a_run(data: XrayDataModule, tmp_path
         train(task, data, tmp_path, trainer=pl.Trainer(accelerator="cpu", logger=False))
 
 
-SMALL = ["data.patients=60", "image_size=32", "model=resnet50", "model.backbone=resnet10t"]
+SMALL = [*TOY, "data.patients=60", "threads=1"]
+LONG = [*SMALL, "epochs=500"]
 
 
 def test_what_a_sampler_changes(tmp_path: Path) -> None:
@@ -223,11 +224,6 @@ def test_the_log(overrides, lines, warned, caplog) -> None:
     assert caplog.text.count("the sampler changes the prevalence in training: ") == lines
     assert ("loss: counted on the training set, not on what" in caplog.text) == warned
     assert f"2 processes x {config.batch_size} images a step" in caplog.text
-
-
-TOY = ["data.patients=60", "image_size=32", "batch_size=8", "callbacks=none", "logger=none"]
-TOY += ["model=resnet50", "model.backbone=resnet10t", "trainer=cpu", "threads=1", "report=false"]
-LONG = [*TOY, "epochs=500"]
 
 
 def restored() -> None:
@@ -273,9 +269,8 @@ def there(path: Path) -> Callable[[object], bool]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stopping")
-    call([*TRAIN, *TOY, "epochs=1", "hydra.run.dir=done"], folder)
+def finished(folder: Path) -> Path:
+    call([*TRAIN, *SMALL, "epochs=1", "hydra.run.dir=done"], folder)
     return folder
 
 
@@ -295,7 +290,7 @@ def test_training(number: int, workers: int, tmp_path: Path) -> None:
 @pytest.mark.alone
 def test_the_first_epoch(tmp_path: Path) -> None:
     """The same command and resume= both go on after a stop before the first checkpoint."""
-    command = [*TRAIN, *TOY, "epochs=1", "hydra.run.dir=run"]
+    command = [*TRAIN, *SMALL, "epochs=1", "hydra.run.dir=run"]
     stopped(command, tmp_path, there(tmp_path / "run/montage.png"))
     assert not (tmp_path / "run/checkpoints/last.ckpt").exists()
     call(command, tmp_path)
@@ -364,7 +359,7 @@ def test_slurm_requeues(tmp_path: Path) -> None:
     job = {"SLURM_JOB_ID": "4321", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1"}
     job |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
     job |= {"SLURM_NODELIST": "127.0.0.1", "PATH": f"{tools}:{os.environ['PATH']}"}
-    command = [*TRAIN, *TOY, "epochs=6", "hydra.run.dir=run"]
+    command = [*TRAIN, *SMALL, "epochs=6", "hydra.run.dir=run"]
     asked = []
 
     def ready(process: subprocess.Popen[str]) -> bool:

@@ -4,7 +4,6 @@ Run as a program, this file is a worker on a study.
 """
 
 import json
-import os
 import sys
 from functools import partial
 from operator import methodcaller
@@ -15,7 +14,7 @@ import optuna
 import pytest
 from filelock import FileLock, Timeout
 from optuna.trial import TrialState
-from running import ROOT, start
+from running import kill, start
 
 from xray_lightning.errors import ConfigError, XrayError
 from xray_lightning.training import study as module
@@ -119,11 +118,8 @@ def test_failures(tmp_path: Path) -> None:
 def test_two_workers_one_killed_and_one_that_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     words = [sys.executable, __file__, str(tmp_path / "script.py"), str(folder)]
-    environment = {"env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}}
-    killed = start(words, lambda process: process.stdout.readline(), **environment)
-    killed.kill()
-    killed.communicate()
-    other = start(words, lambda process: process.stdout.readline(), **environment)
+    kill(start(words, lambda process: process.stdout.readline()))
+    other = start(words, lambda process: process.stdout.readline())
     study = search(folder, "speed=0.1", count=8)
     assert "val/auroc" in other.communicate()[0]
     assert other.returncode == 0

@@ -1,10 +1,9 @@
 """Frozen to the bit, then thawed, after a resume too; and the gate fitted at a run's end."""
 
 import copy
-import os
-import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
+from running import run_alone
 from torch.optim import SGD
 from toy import toy_net
 
@@ -22,41 +23,32 @@ from xray_lightning.training.callbacks.weights import draw_films
 Fit = Callable[..., tuple[xl.XrayTask, Path]]
 
 
-class Record(pl.Callback):
-    """The network after each epoch, before and after its validation, and its norms' modes."""
-
-    def __init__(self) -> None:
-        self.states: list[dict[str, torch.Tensor]] = []
-        self.modes: list[set[bool]] = []
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.states.append(copy.deepcopy(pl_module.net.state_dict()))
-
-    on_train_epoch_end = on_fit_start
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
-    ) -> None:
-        norms = [each for each in pl_module.net.modules() if isinstance(each, torch.nn.BatchNorm2d)]
-        self.modes.append({norm.training for norm in norms})
-        assert len(norms) > 3
-        assert pl_module.training
-
-
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_only_the_head_learns_then_everything(accumulate: int, fit: Fit) -> None:
-    record = Record()
+    states: list[dict[str, torch.Tensor]] = []  # before the first epoch and after each
+    modes: list[set[bool]] = []  # of the norms, at each batch
+
+    def note_state(trainer: pl.Trainer, task: Any) -> None:
+        states.append(copy.deepcopy(task.net.state_dict()))
+
+    def note_modes(trainer: pl.Trainer, task: Any, *_: Any) -> None:
+        norms = [each for each in task.net.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+        modes.append({norm.training for norm in norms})
+        assert len(norms) > 3
+        assert task.training
+
+    record = LambdaCallback(
+        on_fit_start=note_state, on_train_epoch_end=note_state, on_train_batch_start=note_modes
+    )
     task, _ = fit(xl.FreezeBackbone(epochs=2), record, accumulate_grad_batches=accumulate)
     head = {"head.classifier.weight", "head.classifier.bias"}
-    assert changed(record.states[0], record.states[1]) == head
-    assert changed(record.states[1], record.states[2]) == head
-    assert changed(record.states[2], record.states[3]) == set(task.net.state_dict())
-    batches = len(record.modes) // 3
-    assert record.modes == [{False}] * 2 * batches + [{True}] * batches
+    assert [changed(*pair) for pair in pairwise(states)] == [head, head, set(task.net.state_dict())]
+    batches = len(modes) // 3
+    assert modes == [{False}] * 2 * batches + [{True}] * batches
     assert all(parameter.requires_grad for parameter in task.parameters())
 
 
@@ -144,11 +136,7 @@ def test_distributed_data_parallel(devices: int, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), str(devices), str(tmp_path / "cache")]
-    settings = {"capture_output": True, "text": True, "check": False, "timeout": 300}
-    found = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=found, **settings)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count(f"as expected {devices}") == devices
+    assert run_alone(command).stdout.count(f"as expected {devices}") == devices
 
 
 def test_it_is_stored(fit: Fit, data: xl.XrayDataModule) -> None:
