@@ -7,13 +7,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
-from running import ROOT, TRAIN, XRAY, comparable, read_table, run, start
+from running import MAIN, ROOT, TRAIN, XRAY, comparable, kill, read_table, run, start
 from toy import aurocs_of_labels
 
 from xray_lightning import load_checkpoint, read_predictions
@@ -89,6 +90,21 @@ def test_fingerprints_stand_everywhere(trained: Path) -> None:
     assert split["fingerprint"] in (trained / "train.log").read_text()
 
 
+def test_every_file_names_the_weights(trained: Path) -> None:
+    weights = load_checkpoint(trained / "checkpoints/best.ckpt").weights_sha256
+    told = [metrics(trained, "val"), metrics(trained, "test")]
+    told += [read_json(trained / f"{n}.json") for n in ("evaluation", "operating_points")]
+    told.append(read_json(trained / "report.json")["test"])
+    assert [one["weights_sha256"] for one in told] == [weights] * 5
+    assert f"SHA-256 {weights}" in (trained / "report.html").read_text()
+
+
+def told_by(folder: Path, *words: object, code: int = 0, program: str = MAIN) -> str:
+    """What a verb says, without its line breaks."""
+    command = [sys.executable, "-c", program, *map(str, words)]
+    return " ".join(run(command, folder, code).split())
+
+
 def test_evaluate_gives_the_same_numbers(trained: Path, folder: Path) -> None:
     alone = folder / "alone.ckpt"  # no side file
     alone.write_bytes((trained / "checkpoints/best.ckpt").read_bytes())
@@ -100,6 +116,7 @@ def test_evaluate_gives_the_same_numbers(trained: Path, folder: Path) -> None:
     same = (folder / "again/predictions_test.csv").read_bytes()
     assert same == (trained / "predictions_test.csv").read_bytes()
     assert f"mean test AUROC {metrics(trained, 'test')['auroc']['mean']}" in text
+    assert "identical" in told_by(folder, "compare", trained, "again", "--draws", "40")
 
 
 def test_evaluate_never_replaces_the_figures_of_a_run(trained: Path, folder: Path) -> None:
@@ -157,9 +174,7 @@ def start_run(folder: Path, *settings: str) -> subprocess.Popen[str]:
 
 def test_killed_and_resumed_equals_uninterrupted(trained: Path, folder: Path) -> None:
     killed = folder / "killed"
-    process = start_run(killed)
-    process.kill()
-    process.communicate()
+    kill(start_run(killed))
     assert not (killed / "metrics.json").exists()
     run([*TRAIN, "resume=killed", "workers=2"], folder)  # the number of workers changes nothing
     resumed = json.loads((killed / "environment.json").read_text())["resumed"]
@@ -182,6 +197,38 @@ def test_interrupted_by_the_user(folder: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert "continue with: python train.py resume=" in (folder / "stopped/train.log").read_text()
+
+
+KILLED = (  # once the new predictions are written
+    "import os; from xray_lightning.report import finish; "
+    f"finish.evaluate_run = lambda *all, **more: os._exit(137); {MAIN}"
+)
+
+
+@pytest.mark.slow
+def test_taken_further_and_killed(trained: Path, folder: Path) -> None:
+    """A run folder tells of one model: it is not shown or compared until it is finished."""
+    further, told = folder / "further", partial(told_by, folder)
+    shutil.copytree(trained, further)
+    table = (further / "predictions_test.csv").read_bytes()
+    go_on = ("train", "resume=further", "trainer.max_epochs=6")
+    told(*go_on, code=137, program=KILLED)
+    assert (further / "predictions_test.csv").read_bytes() != table
+    assert not (further / "metrics.json").exists()
+    said = told("compare", trained, "further", code=2)
+    assert "further is not finished: it has no metrics.json" in said
+    assert "python train.py resume=further goes on" in said
+    assert "better" not in said
+    for words in (["report", "further"], ["audit", COMPLETE[0], "predictions=further"]):
+        assert "further is not finished" in told(*words, code=2)
+    told(*go_on)  # and now it ends
+    assert "verdict:" in told("compare", trained, "further", "--draws", "40")
+    told("report", "further")
+    other = metrics(further, "test")["weights_sha256"]
+    assert other != metrics(trained, "test")["weights_sha256"]
+    shutil.copy(trained / "predictions_test.csv", further)  # of the same images
+    for words in (["compare", trained, "further"], ["report", "further"]):
+        assert "is not the table that metrics.json beside it is of" in told(*words, code=2)
 
 
 def test_non_finite_loss_stops_and_names_the_images(folder: Path) -> None:
