@@ -91,6 +91,7 @@ def test_data_sets_that_tell_no_patients_are_not_counted() -> None:
     for source, owner in ((anonymous, "image"), (reports, "report")):
         alone = xl.audit_split(source, xl.patient_split(source.records, None), draws=2)
         assert alone.leakage.patients.drawn == f"{owner}s"
+        assert (leakage.name_untold(source), leakage.name_untold(whole)) == ([""], ["b", "c"])
         assert f"every {owner} counts as its own" in alone.gist[0]
         assert "0 patients" not in " ".join(alone.gist)
 
@@ -113,6 +114,9 @@ def test_what_a_split_separates() -> None:
     assert first == Pair(("i0", "i4"), ("train", "test"), False, True, 1.0)
     assert (second.images, second.exact, second.same_patient) == (("i1", "i5"), False, True)
     assert {pair.subsets for pair in rest} == {("train", "train"), ("test", ""), ("val", "")}
+    reports = count_duplicates(squares, records, subsets, [""])  # owners may be one person
+    assert reports.exact == leakage.PairCount(3, None, learned_and_tested=1, leaked_unseen=None)
+    assert {pair.same_patient for pair in reports.closest} == {None}
 
 
 Subsets = dict[str, np.ndarray]

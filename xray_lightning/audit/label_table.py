@@ -47,7 +47,7 @@ class LabelTable:
         hospital = np.array(read_column(records, "hospital"))
         people = len(records) * number_patients(hospital) + patients
         _, own, counts = np.unique(people, return_inverse=True, return_counts=True)
-        unknown = find_anonymous(records) | np.isin(hospital, list(untold))
+        unknown = find_anonymous(records, untold)
         images = np.where(unknown, np.nan, counts[own])
         return cls(tuple(labels), targets, patients, **columns, images_of_patient=images)
 
@@ -61,11 +61,11 @@ class LabelTable:
         return {name: column for name, column in columns.items() if varies(column)}
 
 
-def find_anonymous(records: Sequence[Record]) -> Mask:
-    """Images of a data set that tells no patients: each counts as its own, (N,)."""
+def find_anonymous(records: Sequence[Record], untold: Collection[str] = ()) -> Mask:
+    """Images of a data set that tells no patients, as ``untold`` do not: each its own, (N,)."""
     hospitals = np.array(read_column(records, "hospital"))
     named = patient_ids(records) != np.array(read_column(records, "image_id"))
-    return np.asarray(~np.isin(hospitals, hospitals[named]))
+    return np.isin(hospitals, list(untold)) | ~np.isin(hospitals, hospitals[named])
 
 
 @dataclass(frozen=True)

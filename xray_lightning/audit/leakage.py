@@ -88,19 +88,26 @@ def compare_images(
         report(place + 1, len(records))
     images = np.array(read_column(source.records, "image_id"))
     lists = {subset: {*images[rows].tolist()} for subset, rows in split.subsets.items()}
-    duplicates = count_duplicates(cache.images, records, locate_lists(records, lists)[0])
+    subsets = locate_lists(records, lists)[0]
+    duplicates = count_duplicates(cache.images, records, subsets, name_untold(source))
     return replace(duplicates, not_on_disk=len(source.records) - len(records))
 
 
 def count_duplicates(
-    squares: Squares, records: Sequence[Record], subsets: Mapping[str, Indices]
+    squares: Squares,
+    records: Sequence[Record],
+    subsets: Mapping[str, Indices],
+    untold: Collection[str] = (),
 ) -> Duplicates:
-    """Find the duplicates among squares (N, S, S) of ``fit_square``, by what they do to a split."""
+    """Find the duplicates among squares (N, S, S) of ``fit_square``, by what they do to a split.
+
+    ``untold`` hospitals tell no patients: whether theirs are of two is not known.
+    """
     pairs, exact, correlation, blank = find_pairs(squares)
     homes = np.full(len(records), "", dtype="<U5")  # the subset of each image, "" for none
     for name, rows in subsets.items():
         homes[rows] = name
-    anonymous, owners = find_anonymous(records), patient_ids(records)
+    anonymous, owners = find_anonymous(records, untold), patient_ids(records)
     known = not anonymous.any()
     first, second = pairs.T
     crossing = (homes[first] == "test") != (homes[second] == "test")
@@ -221,9 +228,12 @@ def count_overlap(owners: Sequence[str] | None, subsets: Mapping[str, Indices]) 
 
 def read_labels(source: Source) -> LabelTable:
     """The label table of a data set, or of several."""
-    untold = find_untold(source)
-    homes = untold if isinstance(source, Several) else ["" for _ in untold]
-    return LabelTable.of(source.records, source.labels, homes)
+    return LabelTable.of(source.records, source.labels, name_untold(source))
+
+
+def name_untold(source: Source) -> list[str]:
+    """The data sets that tell no patients, as records name them: "" is the only one."""
+    return [name if isinstance(source, Several) else "" for name in find_untold(source)]
 
 
 def count_patients(source: Source, subsets: Mapping[str, Indices]) -> Overlap:

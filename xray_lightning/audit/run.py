@@ -202,7 +202,8 @@ def decompose_change(
                 f"of split {split.name} [{own}]: audit the run's split (the split and data "
                 "settings of its config.yaml)"
             )
-        columns = LabelTable.of([by_id[image] for image in table.image_ids], table.labels)
+        rows = [by_id[image] for image in table.image_ids]
+        columns = LabelTable.of(rows, table.labels, leaks.name_untold(source))
         columns = replace(columns, targets=table.targets.astype(np.float64))
         scored.append(ScoredSubset(columns, table.scores.astype(np.float64)))
     groups = {}
