@@ -20,7 +20,7 @@ from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.siim import Siim
 from xray_lightning.errors import ConfigError, DataError, SplitError
 from xray_lightning.evaluation import model as overlap
-from xray_lightning.evaluation.model import choose_test_images, separate_patients, take_images
+from xray_lightning.evaluation.model import choose_test_images, take_images
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_rsna_images_of_nih_patients(nih, description, rsna_folder) -> None:
     learned = patients(nih, "train") | patients(nih, "val")
     expected = {record.image_id for record in data.records if record.patient_id in learned}
     with pytest.raises(ConfigError, match=rf"{len(expected)} of the 27 test images show patients"):
-        separate_patients(description, data, None)
-    subsets = separate_patients(description, data, "report")
+        choose_test_images(description, data, None)
+    subsets, _ = choose_test_images(description, data, "report")
     rows = {name: split.subsets["test"] for name, split in subsets.items()}
     ids = {name: [data.records[row].image_id for row in of] for name, of in rows.items()}
     assert set(ids["test_seen"]) == expected
@@ -82,31 +82,33 @@ def test_rsna_images_of_nih_patients(nih, description, rsna_folder) -> None:
     assert sorted(ids["test"] + ids["test_seen"]) == rsna_folder.ids
     own = subsets["test"].subset_fingerprints["test"]
     assert own == fingerprint({"test": ids["test"]})
-    excluded = separate_patients(description, data, "exclude")
+    excluded, _ = choose_test_images(description, data, "exclude")
     assert (list(excluded), excluded["test"].subset_fingerprints["test"]) == (["test"], own)
 
 
 def test_nothing_to_leave_out(description: Description, rsna_folder) -> None:
     data = all_test(Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map(first_patient=20)))
-    assert separate_patients(description, data, None) == {"test": data.split}
-    assert separate_patients(description, data, "exclude") == {"test": data.split}
+    for choice in (None, "exclude"):
+        assert choose_test_images(description, data, choice)[0] == {"test": data.split}
 
 
 def test_nothing_left(nih: XrayDataModule, description: Description) -> None:
     nih.split = replace_test(nih.split, nih.records, nih.split.subsets["train"])
     for choice in ("exclude", "report"):
         with pytest.raises(SplitError, match=r"show patients"):
-            separate_patients(description, nih, choice)
+            choose_test_images(description, nih, choice)
 
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
 def test_what_cannot_be_compared_is_not_promised(description, rsna_folder) -> None:
     data = all_test(Rsna(rsna_folder.root))
-    assert separate_patients(description, data, None) is None
+    splits, note = choose_test_images(description, data, None)
+    assert splits == {"test": data.split}
+    assert "may have been trained on" in note
     with pytest.raises(ConfigError, match=r"\(nih\) and .* \(unknown\) cannot be .* data\.nih_map"):
-        separate_patients(description, data, "exclude")
+        choose_test_images(description, data, "exclude")
     with pytest.raises(ConfigError, match="overlap must be one of exclude, report, got 'drop'"):
-        separate_patients(description, data, "drop")
+        choose_test_images(description, data, "drop")
 
 
 def write_set(name: str, root, films: dict[str, Any], write_dicom: Any) -> Any:
@@ -141,7 +143,7 @@ def test_nih_films_under_other_names(name, nih, description, tmp_path, write_dic
     learned = patients(nih, "train") | patients(nih, "val")
     wanted = [row for row, k in enumerate(taken) if k < 20 and nih.records[k].patient_id in learned]
     assert 0 < len(wanted) < 7
-    splits = separate_patients(description, data, "report", lambda: nih)
+    splits, _ = choose_test_images(description, data, "report", lambda: nih)
     assert splits["test_seen"].subsets["test"].tolist() == wanted
     description.split["subsets"] = dict.fromkeys(("train", "val", "test"), "f00d")
     _, note = choose_test_images(description, data, "exclude", lambda: nih)
@@ -150,7 +152,7 @@ def test_nih_films_under_other_names(name, nih, description, tmp_path, write_dic
     refuse = Mock(side_effect=DataError("the split was [a], it is [b]"))
     for find, reason in ((refuse, r"not at hand: the split was"), (lambda: None, r"not at hand\.")):
         with pytest.raises(ConfigError, match=rf"{reason}.*overlap=exclude compares") as caught:
-            separate_patients(description, data, "exclude", find)
+            choose_test_images(description, data, "exclude", find)
         assert "RSNA" not in str(caught.value)
 
 

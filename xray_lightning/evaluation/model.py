@@ -97,43 +97,6 @@ def recognise_patients(
     return Recognised(seen, [met.get(name, name) for name in strangers], "pixels")
 
 
-def separate_patients(
-    description: Description,
-    data: XrayDataModule,
-    choice: str | None,
-    find_own: FindOwn = lambda: None,
-) -> dict[str, Split] | None:
-    """The test set without the patients the checkpoint learned from."""
-    # "exclude" leaves their images out, "report" puts them into "test_seen". Where ids cannot be
-    # compared, a choice compares pixels with the checkpoint's own data; without a choice: None.
-    if choice is not None:
-        require_choice("overlap", choice, CHOICES)
-    find = partial(_require_own, description, data, choice, find_own) if choice else lambda: None
-    about, cache_dir = (description, data.source, data.subset_records("test")), data.cache_dir
-    met = recognise_patients(*about, find, cache_dir=cache_dir)
-    if not met.how:
-        return None
-    seen = met.seen
-    if not seen.any():
-        return {"test": data.split}
-    if choice is None:
-        raise ConfigError(
-            f"{seen.sum():,} of the {len(seen):,} test images show patients that the checkpoint "
-            "was trained or chosen on: overlap=exclude leaves them out, overlap=report scores "
-            "them apart from the others"
-        )
-    if seen.all():
-        raise SplitError(
-            f"all {len(seen):,} test images show patients that the checkpoint was trained or "
-            "chosen on: nothing is left to evaluate it on. Choose another split or other data"
-        )
-    rows = data.split.subsets["test"]
-    subsets = {"test": replace_test(data.split, data.records, rows[~seen])}
-    if choice == "report":
-        subsets["test_seen"] = replace_test(data.split, data.records, rows[seen])
-    return subsets
-
-
 def _require_own(
     description: Description, data: XrayDataModule, choice: str, find_own: FindOwn
 ) -> XrayDataModule:
@@ -159,23 +122,41 @@ def choose_test_images(
     choice: str | None,
     find_own: FindOwn = lambda: None,
 ) -> tuple[dict[str, Split], str]:
-    """The subsets that ``separate_patients`` gives, and a note on what the checkpoint has met."""
-    fingerprint = data.split.subset_fingerprints["test"]
+    """The test set without patients the checkpoint learned from, and a note on what it has met."""
+    # "exclude" leaves their images out, "report" puts them into "test_seen". Where ids cannot be
+    # compared, a choice compares pixels with the checkpoint's own data; without one all are scored.
+    if choice is not None:
+        require_choice("overlap", choice, CHOICES)
+    fingerprint, whole = data.split.subset_fingerprints["test"], {"test": data.split}
     trained = description.split.get("subsets", {}).get("test", "unknown")
     if fingerprint == trained and not choice:
-        return {"test": data.split}, ""
-    splits = separate_patients(description, data, choice, find_own)
+        return whole, ""
+    find = partial(_require_own, description, data, choice, find_own) if choice else lambda: None
+    about, cache_dir = (description, data.source, data.subset_records("test")), data.cache_dir
+    met = recognise_patients(*about, find, cache_dir=cache_dir)
     note = f"these test images [{fingerprint}] are not those of the training run [{trained}]; "
-    if splits is None:
-        splits = {"test": data.split}
-        return splits, f"{note}some of them, or of their patients, may have been trained on"
-    by_ids = comparable(description, data.source.population)
-    note += "" if by_ids else "compared by pixels with its own data, "
-    seen = len(data.split.subsets["test"]) - len(splits["test"].subsets["test"])
-    if not seen:
-        return splits, f"{note}no patient of them is one it learned from"
-    what = "left out" if choice == "exclude" else "scored apart, as test_seen"
-    return splits, f"{note}{seen:,} that show patients it learned from are {what}"
+    if not met.how:
+        return whole, f"{note}some of them, or of their patients, may have been trained on"
+    note += "compared by pixels with its own data, " if met.how == "pixels" else ""
+    seen, rows = met.seen, data.split.subsets["test"]
+    if not seen.any():
+        return whole, f"{note}no patient of them is one it learned from"
+    if choice is None:
+        raise ConfigError(
+            f"{seen.sum():,} of the {len(seen):,} test images show patients that the checkpoint "
+            "was trained or chosen on: overlap=exclude leaves them out, overlap=report scores "
+            "them apart from the others"
+        )
+    if seen.all():
+        raise SplitError(
+            f"all {len(seen):,} test images show patients that the checkpoint was trained or "
+            "chosen on: nothing is left to evaluate it on. Choose another split or other data"
+        )
+    subsets, what = {"test": replace_test(data.split, data.records, rows[~seen])}, "left out"
+    if choice == "report":
+        subsets["test_seen"] = replace_test(data.split, data.records, rows[seen])
+        what = "scored apart, as test_seen"
+    return subsets, f"{note}{seen.sum():,} that show patients it learned from are {what}"
 
 
 def take_images(data: XrayDataModule, images: str) -> None:
