@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -24,7 +25,7 @@ from xray_lightning.deploy.interpretation import Floats, Interpretation, Scores,
 from xray_lightning.errors import CheckpointError, ConfigError, DataError, require_integer
 from xray_lightning.evaluation.predictions import require_scores
 from xray_lightning.evaluation.priors import VALIDATION, Prior
-from xray_lightning.explain.maps import class_maps
+from xray_lightning.explain.maps import Grids, cell_grids, class_maps
 from xray_lightning.models.gate import Gate, run_watched
 from xray_lightning.models.network import XrayNet
 
@@ -177,6 +178,11 @@ class Classifier:
                 for square, file, _ in batch:
                     row = (None, None) if square is None else next(rows)
                     yield replace(file, scores=row[0], gate=row[1])
+
+    @cached_property
+    def grids(self) -> Grids:
+        """Where the cells of a map see the square; of an XrayNet."""
+        return cell_grids(self.net, self.preprocessing["image_size"])
 
     def fit(self, pixels: Pixels) -> Pixels:
         """A picture (H, W) uint8 as the square the network sees, (S, S) uint8."""

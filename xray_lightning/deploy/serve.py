@@ -29,7 +29,7 @@ from xray_lightning.deploy.inputs import Pixels
 from xray_lightning.deploy.predict import identify
 from xray_lightning.errors import ConfigError, InvalidImageError, require_integer
 from xray_lightning.evaluation.predictions import require_scores
-from xray_lightning.explain.maps import PIXELS, cell_grids, grid_of
+from xray_lightning.explain.maps import PIXELS, grid_of
 from xray_lightning.results import Json, Result
 
 try:  # an extra; the package's face imports this module when a name of it is used
@@ -225,8 +225,7 @@ def place_cells(classifier: Classifier, method: str) -> list[list[float]]:
     if method in PIXELS:
         raise ConfigError(f"method={method} has a value for each pixel: take cam or gradcam")
     shape, size = classifier.require_maps(method), classifier.preprocessing["image_size"]
-    grids = cell_grids(classifier.net, size)
-    places = [grid_of(cells, size, grids) for cells in shape]
+    places = [grid_of(cells, size, classifier.grids) for cells in shape]
     return [[(place.first + 0.5) / size, place.step / size] for place in places]
 
 

@@ -36,7 +36,6 @@ from xray_lightning.deploy.classifier import Classifier
 from xray_lightning.deploy.interpretation import Interpretation
 from xray_lightning.deploy.predict import ScoreTable, read_key
 from xray_lightning.errors import ConfigError, DataError, InvalidImageError
-from xray_lightning.explain.maps import cell_grids
 from xray_lightning.folders import lock_folder
 from xray_lightning.report.studies import describe, draw_maps
 from xray_lightning.results import Json, Result
@@ -133,7 +132,6 @@ class _Study:
 
     def __init__(self, classifier: Classifier, weights: str, method: str, stamp: str) -> None:
         self.classifier, self.weights, self.method, self.stamp = classifier, weights, method, stamp
-        self.grids = cell_grids(classifier.net, classifier.preprocessing["image_size"])
         self.films: dict[str, Dataset] = {}  # file -> its header
         self.objects: dict[str, Dataset] = {}  # end of a file name -> its content
 
@@ -180,7 +178,7 @@ class _Study:
 
     def _capture(self, header: Dataset, film: Pixels, rows: Sequence[Json], number: int) -> Dataset:
         """The film, and beside it its maps: those of what is called, at least two."""
-        grey, _, maps = draw_maps(self.classifier, film, rows, self.method, self.grids)
+        grey, _, maps = draw_maps(self.classifier, film, rows, self.method)
         panels = [_frame(grey, "film as it was read")]
         for row, picture in maps:
             kind = "score" if np.isnan(row["probability"]) else "probability"

@@ -18,7 +18,7 @@ from xray_lightning.deploy.classifier import Classifier
 from xray_lightning.deploy.interpretation import Interpretation
 from xray_lightning.deploy.predict import ScoreTable
 from xray_lightning.errors import DataError
-from xray_lightning.explain.maps import Grids, cell_grids, enlarge
+from xray_lightning.explain.maps import enlarge
 from xray_lightning.folders import lock_folder, prepare_folder
 from xray_lightning.report.gallery import common_scale, paint
 from xray_lightning.report.page import page
@@ -123,9 +123,8 @@ def _draw(
     method: str,
 ) -> None:
     """Add the pictures of a study's films, as data: addresses; overlays are files too."""
-    grids = cell_grids(classifier.net, classifier.preprocessing["image_size"])
     for number, (image, film) in enumerate(zip(images, films, strict=True), 1):
-        grey, image["cells"], maps = draw_maps(classifier, film, image["rows"], method, grids)
+        grey, image["cells"], maps = draw_maps(classifier, film, image["rows"], method)
         image["film"] = _encode(grey)
         for row, picture in maps:
             name = row["label"].replace("/", "_").replace(" ", "_")
@@ -134,7 +133,7 @@ def _draw(
 
 
 def draw_maps(
-    classifier: Classifier, film: Pixels, rows: Sequence[Json], method: str, grids: Grids
+    classifier: Classifier, film: Pixels, rows: Sequence[Json], method: str
 ) -> tuple[Pixels, tuple[int, ...], list[tuple[Json, Pixels]]]:
     """A film (H, W, 3), the cells of its maps, and those of ``LEAST`` rows and of all called."""
     square, grey = classifier.fit(film), np.repeat(fit_square(film, SIDE)[..., None], 3, axis=2)
@@ -142,7 +141,7 @@ def draw_maps(
     heats = classifier.map_squares(square[None], [row["label"] for row in shown], method)[0]
     pictures = list[Pixels]()
     for heat in heats:
-        large = cv2.resize(enlarge(heat, len(square), grids), (SIDE, SIDE))
+        large = cv2.resize(enlarge(heat, len(square), classifier.grids), (SIDE, SIDE))
         colours = paint(np.asarray(large, np.float32), common_scale([heat]))
         opacity = colours[..., 3:]
         picture = np.rint(255 * opacity * colours[..., :3] + (1 - opacity) * grey)
