@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,7 +103,8 @@ def test_the_gist_names_a_checkpoints_patients(seen: dict | None, said: str) -> 
 def test_the_publishers_lists_are_matched() -> None:
     halves = [frozenset(r.image_id for r in PHANTOM.records[i::2]) for i in range(2)]
     official = {"train_val": halves[0], "test": halves[1]}
-    source = SimpleNamespace(records=PHANTOM.records, official=official, population="p")
+    source = xl.Phantom(patients=60)
+    source.official = official
     change = decompose_change(source, SPLIT, predict("val"), predict("test"), draws=2, seed=0)
     rows = {row.name: row for row in change.matched}
     wanted = sum(image in halves[1] for image in predict("test").image_ids)
