@@ -98,6 +98,8 @@ def test_files_folders_and_patterns(classifier, images, scans, monkeypatch) -> N
     assert names(done.table) == wanted
     assert done.skipped == [str(scans / "notes.txt")]
     assert names(scans.parent / "out/skipped.csv") == ["notes.txt"]
+    predict_files(classifier, named[:1], scans.parent / "out")
+    assert not (scans.parent / "out/skipped.csv").exists(), "it was of the call before"
 
 
 def test_unreadable_files_are_tried_again(classifier, images, scans) -> None:

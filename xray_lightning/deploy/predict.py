@@ -105,8 +105,8 @@ def predict_files(
         _require_same(folder, identity)
         table = ScoreTable(folder, asked, stamps)
         table.join_shards(identity)
-        if skipped := [[str(path)] for path in images.skipped]:
-            writing.write_table(folder / "skipped.csv", [["file"], *skipped])
+        skipped = [{"file": str(path)} for path in images.skipped]
+        writing.write_rows(folder / "skipped.csv", skipped)
         with table:
             writing.write_json({**identity, **asked.to_json()}, folder / "model.json")
             files = [path for path in listed if str(path) not in table.rows]
