@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -17,7 +18,7 @@ from xray_lightning import ConfigError, processes
 from xray_lightning.cli import build, config, fit
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.report.terminal import show
-from xray_lightning.training.run import stop_processes
+from xray_lightning.training.run import stop_together
 
 
 @pytest.fixture(autouse=True)
@@ -77,12 +78,11 @@ def test_a_sweep_starts_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_failure_ends_the_processes_it_started() -> None:
     stopped: list[int] = []
-    launcher = SimpleNamespace(kill=stopped.append)
-    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
-    stop_processes(trainer)
+    for launcher in (SimpleNamespace(kill=stopped.append), None):
+        trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher), world_size=1)
+        with pytest.raises(KeyError), stop_together(trainer, Path()):
+            raise KeyError
     assert stopped == [9]
-    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None))
-    stop_processes(trainer)
 
 
 def test_ctrl_c_leaves_no_lock_that_nobody_frees() -> None:

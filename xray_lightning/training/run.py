@@ -129,18 +129,13 @@ def stop_together(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        stop_processes(trainer)
+        if trainer.strategy.launcher is not None:  # the processes that this one started
+            trainer.strategy.launcher.kill(signal.SIGKILL)  # they write nothing
         if trainer.world_size == 1 or not LOST.search(str(error)):
             raise
         gone = f"another of the {trainer.world_size} processes of this run is gone; its own lines "
         then = f"or its node's log say why. python train.py resume={folder} goes on, also with "
         raise XrayError(f"{gone}{then}another number of processes") from error
-
-
-def stop_processes(trainer: pl.Trainer) -> None:
-    """End the processes that this one started; they write nothing."""
-    if trainer.strategy.launcher is not None:
-        trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
 def make_callbacks(

@@ -84,9 +84,7 @@ class XrayTask(pl.LightningModule):
         self.schedule, self.tta = schedule, tta
         self.description: Description | None = None
         self.averaged: Mapping[str, Tensor] = {}
-        self.auroc = {subset: PerLabelAUROC(len(self.labels)) for subset in ("val", "test")}
-        self.mean_loss = {subset: MeanMetric("error") for subset in ("val", "test")}
-        self.metrics = nn.ModuleList([*self.auroc.values(), *self.mean_loss.values()])  # to device
+        self.auroc, self.mean_loss = PerLabelAUROC(len(self.labels)), MeanMetric("error")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, L) of images (B, 1, H, W) in [0, 1]."""
@@ -102,12 +100,16 @@ class XrayTask(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Add one batch to the validation metrics; its scores (B, L) are for callbacks."""
-        return self._evaluate(batch, "val")
+        """Add one batch to the figures; its scores (B, L) are for callbacks."""
+        logits = self(batch["image"])
+        loss = self.loss(logits, batch["targets"])
+        require_finite(loss, batch["image_id"], self.current_epoch)
+        self.mean_loss.update(loss, weight=(~torch.isnan(batch["targets"])).sum())
+        scores = torch.sigmoid(logits)
+        self.auroc.update(scores, batch["targets"])
+        return scores
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Add one batch to the test metrics; its scores (B, L) are for callbacks."""
-        return self._evaluate(batch, "test")
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Scores (B, L) in [0, 1]."""
@@ -116,31 +118,13 @@ class XrayTask(pl.LightningModule):
             scores = (scores + torch.sigmoid(self(batch["image"].flip(-1)))) / 2
         return scores
 
-    def _evaluate(self, batch: Batch, subset: str) -> Tensor:
-        logits = self(batch["image"])
-        loss = self.loss(logits, batch["targets"])
-        require_finite(loss, batch["image_id"], self.current_epoch)
-        self.mean_loss[subset].update(loss, weight=(~torch.isnan(batch["targets"])).sum())
-        scores = torch.sigmoid(logits)
-        self.auroc[subset].update(scores, batch["targets"])
-        return scores
-
     def on_validation_epoch_end(self) -> None:
-        """Log the validation figures; tell a plateau schedule."""
-        mean = self._log_figures("val")
-        if isinstance(self.schedule, Plateau) and not self.trainer.sanity_checking:
-            self.schedule.update(mean)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test figures."""
-        self._log_figures("test")
-
-    def _log_figures(self, subset: str) -> float:
-        auroc, loss = self.auroc[subset], self.mean_loss[subset]
-        values = auroc.compute().reshape(-1)  # torchmetrics squeezes a single label
+        """Log the figures; tell a plateau schedule those of validation."""
+        subset = "test" if self.trainer.testing else "val"
+        values = self.auroc.compute().reshape(-1)  # torchmetrics squeezes a single label
         mean, defined = defined_mean(values)
         figures: dict[str, Tensor | float] = {
-            "loss": loss.compute(),
+            "loss": self.mean_loss.compute(),
             "auroc": mean,
             "auroc_defined": float(defined),
             **{f"auroc/{k}": value for k, value in zip(self.labels, values, strict=True)},
@@ -148,9 +132,13 @@ class XrayTask(pl.LightningModule):
         for name, figure in figures.items():  # equal in all processes already
             self.log(f"{subset}/{name}", figure, prog_bar=name == "auroc", sync_dist=True)
         with torch.inference_mode(mode=False):  # or fit could not add to what validate has reset
-            auroc.reset()
-            loss.reset()
-        return mean
+            self.auroc.reset()
+            self.mean_loss.reset()
+        told = subset == "val" and not self.trainer.sanity_checking
+        if told and isinstance(self.schedule, Plateau):
+            self.schedule.update(mean)
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def setup(self, stage: str) -> None:
         """Forget the averages of an earlier run, and tell trackers the settings of this one."""

@@ -108,7 +108,7 @@ class WatchMetric(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log, of what the task's AUROC holds until it is computed, in all processes together."""
-        auroc = cast(XrayTask, pl_module).auroc["val"]
+        auroc = cast(XrayTask, pl_module).auroc
         with auroc.sync_context():
             states = [dim_zero_cat(state).float() for state in (auroc.preds, auroc.target)]
         scores, targets = (state.cpu().numpy().copy() for state in states)  # the function's own
