@@ -16,19 +16,8 @@ NO_FINDING = "No Finding"
 
 # Order of the dataset paper (Wang et al., CVPR 2017, table of ChestX-ray14).
 CHEST_XRAY14 = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
+    *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
+    *("Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening"),
     "Hernia",
 )
 
@@ -184,13 +173,6 @@ def target_matrix(records: Sequence[Record], *, shares: bool = False) -> npt.NDA
 def patient_ids(records: Sequence[Record]) -> npt.NDArray[np.str_]:
     """Patient of each record, (N,)."""
     return np.array(read_column(records, "patient_id"), dtype=np.str_)
-
-
-def number_distinct(words: Iterable[str]) -> tuple[npt.NDArray[np.intp], list[str]]:
-    """The number of each word, (N,), and the distinct words in the order they first come."""
-    numbers: dict[str, int] = {}
-    rows = [numbers.setdefault(word, len(numbers)) for word in words]
-    return np.array(rows, np.intp), list(numbers)
 
 
 def patients_known(records: Sequence[Record]) -> bool:

@@ -6,8 +6,10 @@ Proven is that no image and no patient stands in two subsets, and that no subset
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from xray_lightning.data.names import NameIndex
 from xray_lightning.data.source import Source
 from xray_lightning.data.tables import Table
 from xray_lightning.errors import DataNotFoundError, SplitError
-from xray_lightning.records import Record, number_distinct, patients_known, read_column
+from xray_lightning.records import Record, patient_ids, patients_known, read_column
 
 Indices = npt.NDArray[np.int64]
 Images = Sequence[Record]
@@ -132,7 +134,7 @@ def make_split(
     if faults:
         raise FaultySplitError(faults[0], split)
     if leaked:
-        patients = number_distinct(read_column(records, "patient_id"))[0]
+        patients = patient_ids(records)
         seen = np.isin(patients[arrays["test"]], patients[arrays["train"]]).mean()
         warnings.warn(
             f"leaky split: {leaked:,} patients have images in several subsets, and the patient "
@@ -166,13 +168,10 @@ def split_source(source: Source, splitter: Splitter, records: Images) -> Split:
 
 def find_shared_patients(records: Images, subsets: Mapping[str, Indices]) -> dict[str, list[str]]:
     """The patients with images in several subsets, sorted, and those subsets."""
-    numbers, patients = number_distinct(read_column(records, "patient_id"))
-    there = np.zeros((len(patients), len(subsets)), np.bool_)
-    for column, rows in enumerate(subsets.values()):
-        there[numbers[rows], column] = True
-    shared = np.flatnonzero(there.sum(axis=1) > 1).tolist()
-    names = np.array(list(subsets))
-    return {patients[i]: names[there[i]].tolist() for i in sorted(shared, key=patients.__getitem__)}
+    patients = np.array(read_column(records, "patient_id"), dtype=object)
+    there = {subset: {*patients[rows]} for subset, rows in subsets.items()}
+    shared = [name for name, count in Counter(chain(*there.values())).items() if count > 1]
+    return {name: [subset for subset in there if name in there[subset]] for name in sorted(shared)}
 
 
 def _check_range(subset: str, indices: Indices, count: int) -> None:
