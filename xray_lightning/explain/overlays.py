@@ -1,6 +1,6 @@
 """Heat maps of images that are chosen by a rule, never by hand: after each epoch, and in files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,23 +102,25 @@ def make_overlays(
     scores: Floats,
     *,
     method: str = "cam",
+    heats: Iterable[Floats] | None = None,  # the maps, where they are made already
 ) -> list[Overlay]:
     """Images of a subset, each with its own map, boxes, score (of (n, L)) and target."""
+    heats = iterate_maps(net, data, subset, places, method=method) if heats is None else heats
     grids = maps.cell_grids(net, data.image_size)
     records, targets = data.subset_records(subset), data.subset_targets(subset)
-    overlays = []
-    for (row, label), image, heat in iterate_maps(net, data, subset, places, method=method):
+    dataset, overlays = data.dataset(subset), []
+    for (row, label), heat in zip(places, heats, strict=True):
         column, boxes = data.labels.index(label), square_boxes(data, subset, row, label)
         score, target = float(scores[row, column]), float(targets[row, column])
-        image_id = records[row].image_id
+        image_id, image = records[row].image_id, dataset[row]["image"][0].numpy()
         overlays.append(Overlay(image_id, label, image, heat, boxes, score, target, grids))
     return overlays
 
 
 def iterate_maps(
     net: XrayNet, data: XrayDataModule, subset: str, places: Sequence[Place], *, method: str = "cam"
-) -> Iterator[tuple[Place, Floats, Floats]]:
-    """Each place with its image (S, S) in [0, 1] and map (h, w), a batch at a time."""
+) -> Iterator[Floats]:
+    """The map (h, w) of each place, made a batch at a time."""
     dataset, device = data.dataset(subset), next(net.parameters()).device
     for start in range(0, len(places), BATCH):
         batch = places[start : start + BATCH]
@@ -126,8 +128,8 @@ def iterate_maps(
         labels = sorted({label for _, label in batch})
         made = maps.class_maps(net, images.to(device), labels=labels, method=method)
         heats = made.float().cpu().numpy()  # (B, K, h, w)
-        for number, place in enumerate(batch):
-            yield place, images[number, 0].numpy(), heats[number, labels.index(place[1])]
+        for number, (_, label) in enumerate(batch):
+            yield heats[number, labels.index(label)]
 
 
 def square_boxes(data: XrayDataModule, subset: str, row: int, label: str) -> tuple[Rectangle, ...]:
@@ -165,7 +167,7 @@ def map_annotated(
     drawn: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}
     for number, method in enumerate(methods):
         made = iterate_maps(net, data, subset, places, method=method)
-        for done, ((_, label), _, heat) in enumerate(made, 1):
+        for done, ((_, label), heat) in enumerate(zip(places, made, strict=True), 1):
             drawn[label].setdefault(method, []).append(heat)
             progress(number * len(places) + done, len(methods) * len(places))
     annotated, grids = {}, maps.cell_grids(net, data.image_size)

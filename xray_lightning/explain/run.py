@@ -228,11 +228,10 @@ def _localise(
     scored, overlays = annotated[subset], {}
     figures = evaluate_localisation(scored, reference=reference, draws=draws, **settings)
     for label, maps in scored.items():
-        method, *_ = maps.maps
         places = [place for place in drawing.find_boxed(data, subset) if place[1] == label]
-        marks = drawing.choose_hits(maps, method, data.image_size)
-        chosen = [places[row] for row in marks]
-        drawn = drawing.make_overlays(net, data, subset, chosen, scores, method=method)
+        marks = drawing.choose_hits(maps, methods[0], data.image_size)
+        chosen, heats = [places[row] for row in marks], maps.maps[methods[0]][[*marks]]
+        drawn = drawing.make_overlays(net, data, subset, chosen, scores, heats=heats)
         pairs = zip(drawn, marks.values(), strict=True)
         overlays[label] = [replace(one, mark=mark) for one, mark in pairs]
     return figures, overlays
