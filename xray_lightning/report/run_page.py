@@ -27,26 +27,6 @@ TEST = (  # of evaluation.json
     *("labels", "mean", "defined", "calls", "weights_sha256", "pooled"),
 )
 FORMER = {"verdict": "summary", "unknown": "limitations", "points": "operating_points"}  # schema 1
-SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.j2
-    "summary": "Summary",
-    "results": "Results on the test set",
-    "published": "Published results",
-    "curves": "ROC and precision-recall curves",
-    "calibration": "Calibration",
-    "net_benefit": "Decision curves",
-    "operating_points": "Operating points",
-    "at_prevalence": "At your prevalence",
-    "selective": "Images for a person",
-    "subgroups": "Subgroups",
-    "gaps": "Gaps between groups",
-    "audit": "Audit of the split",
-    "explain": "Where does it look?",
-    "training": "Training",
-    "pictures": "Pictures",
-    "reproduce": "How to reproduce",
-    "limitations": "Limitations",
-}
-OPTIONAL = {"explain", "net_benefit", "at_prevalence", "selective", "gaps"}  # if the run has any
 SHEETS = ("claim", "tripod_ai")  # NAME.yaml has the items, and where their numbers are from
 NO_AUDIT = "a card is made without the label table; report.html has the audit"
 
@@ -64,8 +44,7 @@ def run_page(run: Run, values: Values) -> str:
     figures = run_figures(run, values)
     if values["audit"]:
         figures |= audit_figures(Audit.from_json(values["audit"]))
-    shown = {k: title for k, title in SECTIONS.items() if k not in OPTIONAL or values.get(k)}
-    return page("run.html.j2", {**values, "sections": shown, "figures": figures})
+    return page("run.html.j2", {**values, "figures": figures})
 
 
 def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Values:
