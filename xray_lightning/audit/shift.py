@@ -17,6 +17,7 @@ from xray_lightning.metrics.compare import holm
 from xray_lightning.metrics.intervals import Floats, Interval, Mask, divided, percentile_interval
 from xray_lightning.records import prevalence
 from xray_lightning.results import Result
+from xray_lightning.wording import tell
 
 Shares = dict[str, tuple[Floats | Mask, Floats | Mask]]  # numerator and denominator, (N,) each
 Groups = Mapping[str, Rows]  # by name: the last is compared with the one before it, the base
@@ -30,16 +31,6 @@ METADATA = "metadata"
 PREVIOUS = "previous label"
 OTHERS = "other images"
 TRAINED = "images in training"
-METHODS = {
-    METADATA: "gradient-boosted trees on age, sex, view and follow-up number, fitted on train; the "
-    "number of the patient's images is not used, since later images count in it",
-    PREVIOUS: "the label of the patient's previous image by follow-up number, in any subset; a "
-    "first image, and one whose previous label is unknown, gets the label's prevalence in train",
-    OTHERS: "mean label of the patient's other images in test, the label's prevalence in train "
-    "counting as one more image; so a patient's only image gets that prevalence",
-    TRAINED: "the same mean over the patient's images in train: what a model can gain by "
-    "recognising patients. 0.5 where no patient is in both subsets",
-}
 
 
 @dataclass(frozen=True)
@@ -236,7 +227,7 @@ def _score_held_out(
 
 @dataclass(frozen=True)
 class Baseline(Result):
-    """AUROC of one of :data:`METHODS` on the test set."""
+    """AUROC on the test set of scores that need no image."""
 
     name: str
     method: str  # in words
@@ -265,7 +256,8 @@ def score_baselines(
     rows = []
     for name, known in scores.items():
         result = None if known is None else MeanAuroc.of(table.labels, known, targets, drawn)
-        rows.append(Baseline(name, METHODS[name], result, "" if result else reasons[name]))
+        (method,) = tell(__package__, "method", name)
+        rows.append(Baseline(name, method, result, "" if result else reasons[name]))
     return rows
 
 
