@@ -85,17 +85,15 @@ class Constant:
 
     def __init__(self, *, warmup_epochs: float = 0.0) -> None:
         self.warmup_epochs = require_number("schedule.warmup_epochs", warmup_epochs, 0)
-        self.warmup_steps = 0.0
         self.total_steps, self.steps_per_epoch = 1.0, 1.0
 
     def start(self, total_steps: int, steps_per_epoch: float) -> None:
         """Told by the task before the first step."""
         self.total_steps, self.steps_per_epoch = float(total_steps), float(steps_per_epoch)
-        self.warmup_steps = self.warmup_epochs * steps_per_epoch
 
     def __call__(self, step: int) -> float:
         """Factor at an optimiser step."""
-        return min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return min(1.0, (step + 1) / (self.warmup_epochs * self.steps_per_epoch + 1))
 
 
 class Cosine(Constant):
@@ -108,16 +106,12 @@ class Cosine(Constant):
         super().__init__(warmup_epochs=warmup_epochs)
         self.floor = require_number("schedule.floor", floor, 0, 1, "[]")
 
-    def start(self, total_steps: int, steps_per_epoch: float) -> None:
-        """Told by the task before the first step."""
-        super().start(total_steps, steps_per_epoch)
-        self.warmup_steps = min(self.warmup_steps, total_steps / 2)
-
     def __call__(self, step: int) -> float:
         """Factor at an optimiser step."""
-        if step < self.warmup_steps:
-            return super().__call__(step)
-        done = (step - self.warmup_steps) / max(1.0, self.total_steps - self.warmup_steps)
+        warmup = min(self.warmup_epochs * self.steps_per_epoch, self.total_steps / 2)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1.0, self.total_steps - warmup)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 

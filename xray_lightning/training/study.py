@@ -136,7 +136,7 @@ def run_trial(
             try:
                 pruned = follow(trial, process, table, metric)
             finally:  # Ctrl-C comes here too
-                process.terminate()
+                process.terminate()  # it keeps its last checkpoint
         if pruned:
             return TrialState.PRUNED, math.nan, "below the median of the trials before"
         if process.returncode:
@@ -161,8 +161,6 @@ def follow(trial: Trial, process: subprocess.Popen[bytes], table: Path, metric: 
             trial.report(row, told)
             told += 1
         if over or trial.should_prune():
-            process.terminate()  # it keeps its last checkpoint
-            process.wait()
             return not over
         time.sleep(POLL)
 
