@@ -20,7 +20,7 @@ from xray_lightning.records import ALIASES, Record, take_records
 from xray_lightning.wording import name_first
 from xray_lightning.writing import from_spreadsheet
 
-Choice = dict[str, list[str]]  # label -> columns that may hold its scores
+Choice = dict[str, list[str]]  # label -> columns that may hold its scores; without those of none
 
 
 def read_scores(
@@ -115,8 +115,8 @@ def find_scored_labels(path: Path, labels: Sequence[str]) -> tuple[str, ...]:
     """The labels that a table has scores for, in their order."""
     columns = read_table(path).columns
     choices = (choice for spell in (str, _simplify) for choice in _choices(columns, labels, spell))
-    best = max(choices, key=_count, default={})
-    return tuple(label for label in labels if best.get(label))
+    best: Choice = max(choices, key=len, default={})
+    return tuple(best)
 
 
 def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | None]]:
@@ -160,15 +160,14 @@ def _choices(
     own = {written.TARGET, written.PROBABILITY, written.CALL}  # of xray predict, beside scores
     beside = own if spell(written.SCORE) in starts else {written.TARGET}
     prefixes = sorted(starts - set(map(spell, beside)))
-    return [{k: spelt.get(start + end, []) for k, end in ends.items()} for start in prefixes]
+    return [
+        {label: spelt[start + end] for label, end in ends.items() if start + end in spelt}
+        for start in prefixes
+    ]
 
 
 def _columns_of(choice: Choice) -> set[str]:
     return {*chain(*choice.values())}
-
-
-def _count(choice: Choice) -> int:
-    return sum(map(bool, choice.values()))
 
 
 def _find_label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
@@ -176,7 +175,7 @@ def _find_label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
     path, columns = table.path, table.columns
     simple = _choices(columns, labels, _simplify)
     exact, alike = (
-        [choice for choice in some if min(_count(choice), len(_columns_of(choice))) >= len(labels)]
+        [choice for choice in some if min(len(choice), len(_columns_of(choice))) >= len(labels)]
         for some in (_choices(columns, labels, str), simple)
     )
     used = {name for choice in exact for name in _columns_of(choice)}
@@ -188,8 +187,8 @@ def _find_label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
         if doubled := [names for names in complete[0].values() if len(names) > 1]:
             raise TableError(f"{path} has two columns for one label: {', '.join(doubled[0])}")
         return {label: names[0] for label, names in complete[0].items()}
-    best = max(simple, key=_count, default={})
-    lacking = [label for label in labels if not best.get(label)]
+    best = max(simple, key=len, default={})
+    lacking = [label for label in labels if label not in best]
     raise TableError(
         f"{path} has no score for {name_first(lacking, 5)}; its columns are {', '.join(columns)}. "
         "One column per label is needed, with one prefix for all of them, if any; labels=shared "

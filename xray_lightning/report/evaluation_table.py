@@ -50,12 +50,7 @@ def evaluation_lines(
     shown = [*(label.estimates for label in metrics.labels.values()), metrics.mean]
     exact = any(row[name].exact for row in shown for name in names)
     exact |= any(own[ALL_IMAGES].exact for own in evaluation.conformal.values())
-    fits = {
-        label: point.note if label in thresholds else f"no operating point, {point.note}"
-        for label, point in (points.labels if points else {}).items()
-        if point.note
-    }
-    return [*lines, *say("notes", metrics, FEW_PATIENTS, exact, fits)]
+    return [*lines, *say("notes", metrics, FEW_PATIENTS, exact, points)]
 
 
 def scored_lines(evaluation: Evaluation, title: str, notes: Sequence[str]) -> list[Table | str]:

@@ -130,15 +130,13 @@ def finished_lines(finished: FinishedRun) -> list[Table | str]:
     evaluation, run, summaries = finished.evaluation, finished.run, finished.summaries
     if evaluation is None:
         return []
-    rate = run.images_seen / run.seconds if run.seconds else 0.0
     data, split = evaluation.origin.data, evaluation.origin.split
     title = f"{data}, split {split.name} [{split.fingerprint}]" if split else data
     return [
         auroc_table(summaries, title),
         *evaluation_lines(evaluation, f"test of {data}", subgroups=False),
         *say("subsets", summaries),
-        f"training saw {run.images_seen:,} images at {rate:.1f} images per second",
-        f"run directory: {run.folder}",
+        *say("trained", run),
     ]
 
 
