@@ -141,8 +141,10 @@ class XrayTask(pl.LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def setup(self, stage: str) -> None:
-        """Forget the averages of an earlier run, and tell trackers the settings of this one."""
+        """Forget what an earlier run left, and tell trackers the settings of this one."""
         self.averaged = {}
+        self.auroc.reset()  # of a validation that was interrupted
+        self.mean_loss.reset()
         config = self.description.config if self.description else {}
         for logger in self.loggers if config else ():
             logger.log_hyperparams(config)
