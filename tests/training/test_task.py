@@ -138,7 +138,8 @@ def test_validation_while_training_is_without_mirror_images(data, trainer) -> No
     task = new_task(data)
     plain = trainer().validate(task, data, verbose=False)[0]
     task.tta = "flip"
-    task.validation_step(next(iter(data.val_dataloader())), 0)  # as a stop amid validation leaves
+    batch: Any = next(iter(data.test_dataloader()))
+    task.eval().validation_step(batch, 0)  # as a stop amid validation leaves it
     again = trainer().validate(task, data, verbose=False)[0]
     np.testing.assert_equal(again, plain)
     with pytest.raises(xl.ConfigError, match="tta must be one of none, flip, got 'rotate'"):
