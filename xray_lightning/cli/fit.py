@@ -144,7 +144,7 @@ def fit(
     callbacks = build.run_callbacks(config, run, task.net, data)
     trainer = build.trainer_from(config, run, callbacks)
     require_own_processes(trainer)
-    data.require_images(trainer.world_size)
+    data.require_trainer(trainer)
     if trainer.is_global_zero:
         (run / "metrics.json").unlink(missing_ok=True)  # of a finished run that is taken further
         build.record_run(task.description.config, data, trainer, prepare_folder(run))

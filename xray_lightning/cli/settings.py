@@ -32,7 +32,7 @@ LEAST = {  # of whole numbers; null is a number still to be chosen
     **{"workers": 0, "threads": 1, "freeze_epochs": 0, "trainer.accumulate_grad_batches": 1},
 }
 CHOSEN = ("workers", "threads")
-CACHES = ("cache_dir", "cache_local")
+CACHES = ("cache_dir", "cache_local", "resident")
 CHANGEABLE = (
     *("data", "split", "trainer", "batch_size", "workers", "threads", *CACHES),
     *("tta", "draws", "prior"),

@@ -1,12 +1,13 @@
 """From a data set to samples, a function of (seed, index) alone, and to batches of its subsets."""
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xray_lightning.data.cache import ImageCache, open_cache
+from xray_lightning.data.on_device import change, keep_images
 from xray_lightning.data.partition import SUBSETS, Indices, Splitter, split_source
 from xray_lightning.data.samplers import EpochSampler, Plan, SampleKey, Shard, uniform_sampler
 from xray_lightning.data.source import Source, readable_records, select_labels
@@ -56,29 +58,41 @@ class XrayDataset(Dataset[Sample]):
     rows: npt.NDArray[np.int64]  # of the cache for each record, (N,)
     augment: Augment | None = None  # called with (image, seed) if the key carries a seed
     clahe: bool = False  # equalise the histogram first
+    raw: bool = False  # scaling, and augmentation by ``changes``, are left to the training device
+    resident: bool = False  # which has the images, too: their rows are enough
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def __getitem__(self, key: int | SampleKey) -> Sample:
         index, seed = key if isinstance(key, tuple) else (key, None)
-        image = self.cache.square(self.rows[index])
-        if self.clahe:
-            image = equalise(image)
-        if self.augment is not None and seed is not None:
+        targets, image_id = self.targets[index], self.image_ids[index]
+        sample: Any = {"targets": targets, "index": index, "image_id": image_id}
+        changes = getattr(self.augment, "changes", None)
+        if self.raw and changes and seed is not None:
+            sample |= changes.draw(seed, self.cache.images.shape[1])
+        if self.resident:
+            return cast("Sample", sample | {"image": int(self.rows[index])})
+        image = self.square(self.rows[index])
+        if self.augment is not None and seed is not None and not (self.raw and changes):
             image = self.augment(image, seed)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0)  # (1, H, W)
-        return {
-            "image": pixels.to(torch.float32).div_(255),
-            "targets": self.targets[index],
-            "index": index,
-            "image_id": self.image_ids[index],
-        }
+        sample["image"] = pixels if self.raw else pixels.to(torch.float32).div_(255)
+        return cast("Sample", sample)
+
+    def square(self, row: int) -> Image:
+        """An image of the cache, (S, S) uint8, as it is before augmentation."""
+        image = self.cache.square(row)
+        return equalise(image) if self.clahe else image
 
 
 def default_workers(cores: int, on_gpu: bool) -> int:
     """Loader processes: up to 8 feed a GPU; none takes a core from training on a CPU."""
     return min(8, max(1, cores - 1)) if on_gpu else 0
+
+
+def _on_gpu(trainer: pl.Trainer | None) -> bool:
+    return trainer is not None and trainer.strategy.root_device.type == "cuda"
 
 
 class XrayDataModule(pl.LightningDataModule):
@@ -93,6 +107,8 @@ class XrayDataModule(pl.LightningDataModule):
         augment: random change of training images, called with (image, seed).
         clahe: equalise the histogram of every image, in every subset.
         workers: loader processes; None: 0 on a CPU, up to 8 beside a GPU.
+        resident: "true" keeps all images on the GPU that trains, "auto" where a quarter of its free
+            memory is enough and nothing is left for a CPU to do with them; "false" never.
         cache_dir: folder of the decoded images.
         cache_local: folder of a copy of them, on this machine's own disk, to read instead.
         seed: order of the training images and their augmentation.
@@ -100,7 +116,8 @@ class XrayDataModule(pl.LightningDataModule):
             heat maps, which must then look otherwise (Adebayo et al. 2018, section 4.2).
 
     Raises:
-        ConfigError: a setting is not a whole number, or too small.
+        ConfigError: a setting is not a whole number, or too small; ``resident`` beside a CPU that
+            augments.
         MissingImagesError: images are not on disk and the source does not allow that.
         SplitError: the split is empty or shares patients.
     """
@@ -118,6 +135,7 @@ class XrayDataModule(pl.LightningDataModule):
         workers: int | None = None,
         cache_dir: str | Path = "outputs/cache",
         cache_local: str | Path | None = None,
+        resident: str | bool = "auto",
         seed: int = 0,
         permute_labels: bool = False,
     ) -> None:
@@ -131,10 +149,18 @@ class XrayDataModule(pl.LightningDataModule):
         self.sampler, self.workers = sampler, workers
         self.cache_dir, self.cache_local = cache_dir, cache_local
         self.permute_labels = permute_labels
+        self.resident, self.augment_on = str(resident).lower(), getattr(augment, "on", "auto")
+        require_choice("resident", self.resident, ("auto", "true", "false"))
+        self.by_cpu = getattr(augment, "by_cpu", augment is not None)  # what augments
+        if self.by_cpu and self.resident == "true":
+            raise ConfigError(
+                "resident=true, but a CPU augments: use resident=auto or augment=none"
+            )
         self.labels = source.labels
         self.records = readable_records(source)
         self.split = split_source(source, split, self.records)
         self.next_epoch = 0
+        self._kept: Tensor | None = None  # all images, where the training device has them
 
     @cached_property
     def cache(self) -> ImageCache:
@@ -238,6 +264,39 @@ class XrayDataModule(pl.LightningDataModule):
                     f"trainer.devices={count} or fewer"
                 )
 
+    def require_trainer(self, trainer: pl.Trainer) -> None:
+        """Refuse what a trainer cannot do: as :meth:`require_images`, and a GPU's work on a CPU."""
+        self.require_images(trainer.world_size)
+        if not _on_gpu(trainer) and (self.augment_on == "gpu" or self.resident == "true"):
+            given = f"augment.on={self.augment_on} resident={self.resident}"
+            raise ConfigError(f"{given}: this run trains without a GPU; use auto for both")
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Do what a loader left to the training device."""
+        images = batch["image"]
+        if self._kept is not None and images.dtype == torch.int64:
+            images = self._kept[images]
+        images = images.float().div_(255) if images.dtype == torch.uint8 else images
+        drawn = {name: batch.pop(name) for name in ("places", "blurs") if name in batch}
+        return batch | {"image": change(images, **drawn) if drawn else images}
+
+    def _feed(self, loader: DataLoader[Sample]) -> DataLoader[Sample]:
+        """A loader whose batches go through :meth:`on_after_batch_transfer`."""
+        dataset = cast("XrayDataset", loader.dataset)
+        dataset.raw = self.augment_on == "gpu" or (
+            self.augment_on == "auto" and _on_gpu(self.trainer)
+        )
+        if dataset.raw and not self.by_cpu and self.trainer and self._kept is None:
+            device, (count, *shape) = self.trainer.strategy.root_device, self.cache.images.shape
+            if self.resident == "true" or (
+                self.resident == "auto"
+                and device.type == "cuda"
+                and 4 * count * math.prod(shape) <= torch.cuda.mem_get_info(device)[0]
+            ):
+                self._kept = keep_images(dataset.square, count, shape[0], device)
+        dataset.resident = dataset.raw and self._kept is not None
+        return loader
+
     def prepare_data(self) -> None:
         """Decode the images that are not in the cache yet; one process does, the others wait."""
         _ = self.cache
@@ -272,7 +331,7 @@ class XrayDataModule(pl.LightningDataModule):
         settings = {"batch_size": self.batch_size, "seed": self.seed, "rank": rank, "world": world}
         sampler = EpochSampler(self._plan(), len(dataset), **settings)
         sampler.set_epoch(max(self.next_epoch, self.trainer.current_epoch if self.trainer else 0))
-        return self._loader(dataset, sampler)
+        return self._feed(self._loader(dataset, sampler))
 
     def state_dict(self) -> dict[str, int]:
         """The epoch that follows the one just trained; part of the checkpoint."""
@@ -284,11 +343,11 @@ class XrayDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """This process's share of the validation set, see :meth:`evaluation_loader`."""
-        return self.evaluation_loader("val", *self._place())
+        return self._feed(self.evaluation_loader("val", *self._place()))
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """This process's share of the test set, see :meth:`evaluation_loader`."""
-        return self.evaluation_loader("test", *self._place())
+        return self._feed(self.evaluation_loader("test", *self._place()))
 
     def evaluation_loader(self, subset: str, rank: int = 0, world: int = 1) -> DataLoader[Sample]:
         """Every world-th image of a subset in table order, unaugmented: each in one process only.

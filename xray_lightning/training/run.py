@@ -108,7 +108,7 @@ def train(
     table, best = _find(trainer, MetricsFile), _find(trainer, RunCheckpoint)  # before "last"
     if resume is not None:
         require_same_split(resume, data)
-    data.require_images(trainer.world_size)
+    data.require_trainer(trainer)
     log_run(data, task, trainer)
     with stop_together(trainer, folder):
         trainer.fit(task, data, ckpt_path=resume.path if resume else None, weights_only=True)
