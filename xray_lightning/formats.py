@@ -22,15 +22,9 @@ _TARGETS = {
 }
 # Settings that files of earlier versions do not name, as these versions worked.
 ADDED = {
-    **{
-        "cache_local": None,
-        "resident": "auto",
-        "tta": "none",
-        "draws": 2000,
-        "permute_labels": False,
-    },
+    **{"cache_local": None, "resident": "auto", "tta": "none", "draws": 2000},
+    **{"permute_labels": False, "monitor": "val/auroc", "tolerance": 0.0},  # 1.0 today
     **{"calibration": "platt", "operating_point": {"rule": "youden", "value": 0.9}},
-    **{"monitor": "val/auroc", "tolerance": 0.0},  # 1.0 today
     "sampler": {"_target_": "xray_lightning.uniform_sampler", "_partial_": True},
 }
 TARGETS = {f"xray_lightning.{old}": f"xray_lightning.{new}" for old, new in _TARGETS.items()}

@@ -5,8 +5,8 @@
 
 Trains, resumes, evaluates, predicts and explains by the commands a user has, in bfloat16 (as on a
 GPU by default) and in float32, compares the scores and maps with the CPU's, and times a training
-step against a bare loop. Prints a line as each step ends, then a table; the exit code is 1 if a
-bound is missed or a command fails.
+step against a bare loop, from memory and from the cache. Prints a line as each step ends, then a
+table; the exit code is 1 if a bound is missed or a command fails.
 """
 
 import argparse
@@ -31,7 +31,14 @@ sys.path[:0] = map(str, (HERE.parents[1], HERE.parent, HERE))
 from running import ROOT, TRAIN, XRAY  # noqa: E402
 from test_step import GPU, Case, measure_step  # noqa: E402
 
-from xray_lightning import class_maps, load_classifier, read_predictions  # noqa: E402
+from xray_lightning import (  # noqa: E402
+    Phantom,
+    XrayDataModule,
+    augment_light,
+    class_maps,
+    load_classifier,
+    read_predictions,
+)
 
 BF16, FLOAT32, SAME = 1e-3, 1e-5, 1e-6  # largest difference of a score in [0, 1]
 MAPS = 1e-3  # of a map, over its largest absolute value
@@ -100,6 +107,7 @@ def train_and_resume(all_: Rehearsal) -> None:
     epochs = 1 if all_.small else 2
     model = ["model=resnet50", "model.backbone=resnet18"] if all_.small else ["model=densenet121"]
     settings = [f"cache_dir={all_.folder / 'cache'}", f"hydra.run.dir={all_.run}", "report=false"]
+    settings.append("augment=light")
     with all_.timed("train"):
         all_.command("train", *model, *all_.data, *all_.trainer, *settings, f"epochs={epochs}")
     with all_.timed("resume for another epoch"):
@@ -171,6 +179,22 @@ def time_step(all_: Rehearsal) -> None:
     all_.check(f"{name} over a bare loop", ratio, 1.05 if all_.device == "cuda" else float("inf"))
 
 
+def feed_steps(all_: Rehearsal) -> None:
+    """Training from the cache beside the same loop on one batch that lies on the device already."""
+    on_gpu = all_.device == "cuda"
+    case = GPU if on_gpu else Case("cpu", 32, 4, 2, backbone="resnet18")
+    source = Phantom(patients=1000 if on_gpu else 24, size=case.size)
+    for on, resident in (("cpu", "false"), ("gpu", "false"), ("gpu", "true")):
+        place = {"image_size": case.size, "batch_size": case.batch, "resident": resident}
+        place |= {"augment": augment_light(on=on), "cache_dir": all_.folder / "cache"}
+        feed = XrayDataModule(source, **place)
+        with all_.timed(f"steps from the cache, augment.on={on} resident={resident}"):
+            bare, lightning, ratio = measure_step(case, all_.folder, feed)
+        print(f"  on one batch {bare:.1f} ms, from the cache {lightning:.1f} ms")
+        bound = 1 / 0.95 if on_gpu and on == "gpu" else float("inf")
+        all_.check(f"a step with augment.on={on} resident={resident} over one batch", ratio, bound)
+
+
 def show(all_: Rehearsal) -> None:
     named = torch.cuda.get_device_name() if all_.device == "cuda" else "CPU (rehearsal)"
     print(f"\n{named}, torch {torch.__version__}, {sum(all_.seconds.values()):.0f} s")
@@ -192,8 +216,10 @@ def main(arguments: list[str] | None = None) -> int:
         folder = asked.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         all_ = Rehearsal(folder.resolve(), asked.device, asked.small)
-        for step in (train_and_resume, evaluate_everywhere, predict_files, explain, time_step):
+        for step in (train_and_resume, evaluate_everywhere, predict_files, explain):
             step(all_)
+        time_step(all_)
+        feed_steps(all_)
     show(all_)
     return 0 if all(value <= bound for _, value, bound in all_.rows) else 1
 

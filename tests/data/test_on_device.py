@@ -84,6 +84,19 @@ def test_pixels_are_those_of_opencv(make: Any) -> None:
         assert np.quantile(apart, 0.99) < 4
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize("make", [augment_xray14, augment_rsna])
+def test_a_gpu_gives_the_pixels_of_a_cpu(make: Any) -> None:
+    drawn = [make().changes.draw(seed, 224) for seed in range(64)]
+    told = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
+    images = torch.rand(64, 1, 224, 224, generator=torch.Generator().manual_seed(0))
+    found = change(images.cuda(), **{name: values.cuda() for name, values in told.items()})
+    apart = (found.cpu() - change(images, **told)).abs()
+    assert apart.mean() < 1e-4  # cuDNN's TF32 blurs with ten bits
+    assert apart.flatten()[::7].quantile(0.999) < 4e-3
+
+
 def fitted(folder: Any, **settings: Any) -> tuple[list[Any], list[Any]]:
     """The batches that a training and its validation see, on a CPU that stands in for a GPU."""
 

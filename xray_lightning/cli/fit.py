@@ -35,7 +35,7 @@ LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
 MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
     *("workers", "threads", *CACHES, "data.root", "data.table", "data.boxes"),
     *("data.nih_map", "data.nih_test_list", "split.path", "split.train"),
-    *("split.val", "split.test"),
+    *("split.val", "split.test", "augment.on"),
 )
 
 

@@ -283,19 +283,24 @@ class XrayDataModule(pl.LightningDataModule):
     def _feed(self, loader: DataLoader[Sample]) -> DataLoader[Sample]:
         """A loader whose batches go through :meth:`on_after_batch_transfer`."""
         dataset = cast("XrayDataset", loader.dataset)
-        dataset.raw = self.augment_on == "gpu" or (
-            self.augment_on == "auto" and _on_gpu(self.trainer)
-        )
-        if dataset.raw and not self.by_cpu and self.trainer and self._kept is None:
-            device, (count, *shape) = self.trainer.strategy.root_device, self.cache.images.shape
-            if self.resident == "true" or (
-                self.resident == "auto"
-                and device.type == "cuda"
-                and 4 * count * math.prod(shape) <= torch.cuda.mem_get_info(device)[0]
-            ):
-                self._kept = keep_images(dataset.square, count, shape[0], device)
+        on_gpu = self.augment_on == "auto" and _on_gpu(self.trainer)
+        dataset.raw = self.augment_on == "gpu" or on_gpu
         dataset.resident = dataset.raw and self._kept is not None
         return loader
+
+    def _keep(self, square: Callable[[int], Image]) -> None:
+        """Put all images on the device that trains if they are to be there, once."""
+        if (
+            self._kept is not None
+            or self.by_cpu
+            or self.trainer is None
+            or self.resident == "false"
+        ):
+            return
+        images, device = self.cache.images, self.trainer.strategy.root_device
+        room = torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else 0
+        if self.resident == "true" or math.prod(images.shape) <= room:
+            self._kept = keep_images(square, len(images), device)
 
     def prepare_data(self) -> None:
         """Decode the images that are not in the cache yet; one process does, the others wait."""
@@ -331,6 +336,7 @@ class XrayDataModule(pl.LightningDataModule):
         settings = {"batch_size": self.batch_size, "seed": self.seed, "rank": rank, "world": world}
         sampler = EpochSampler(self._plan(), len(dataset), **settings)
         sampler.set_epoch(max(self.next_epoch, self.trainer.current_epoch if self.trainer else 0))
+        self._keep(dataset.square)
         return self._feed(self._loader(dataset, sampler))
 
     def state_dict(self) -> dict[str, int]:

@@ -67,10 +67,10 @@ def change(images: Tensor, places: Tensor, blurs: Tensor | None = None) -> Tenso
 
 
 def keep_images(
-    square: Callable[[int], npt.NDArray[np.uint8]], count: int, size: int, device: torch.device
+    square: Callable[[int], npt.NDArray[np.uint8]], count: int, device: torch.device
 ) -> Tensor:
     """All images of a cache in the device's memory, (N, 1, S, S) uint8."""
-    kept = torch.empty(count, 1, size, size, dtype=torch.uint8, device=device)
+    kept = torch.empty(count, 1, *square(0).shape, dtype=torch.uint8, device=device)
     with show_progress(f"images to {device}", unit="images") as report:
         for row in range(count):
             kept[row, 0] = torch.from_numpy(square(row))

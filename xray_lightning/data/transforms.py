@@ -37,7 +37,7 @@ class Augmentation:
         self.by_cpu = on == "cpu" or (bool(transforms) and changes is None)
         if on == "gpu" and self.by_cpu:
             raise ConfigError(
-                "augment.on=gpu needs changes, which a GPU can do: use augment.on=auto"
+                "augment.on=gpu needs changes, which a GPU can do; use augment.on=auto"
             )
         self._compose = A.Compose(list(transforms)) if transforms else None
 
