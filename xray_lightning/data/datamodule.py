@@ -91,10 +91,6 @@ def default_workers(cores: int, on_gpu: bool) -> int:
     return min(8, max(1, cores - 1)) if on_gpu else 0
 
 
-def _on_gpu(trainer: pl.Trainer | None) -> bool:
-    return trainer is not None and trainer.strategy.root_device.type == "cuda"
-
-
 class XrayDataModule(pl.LightningDataModule):
     """Batches of a data set.
 
@@ -267,7 +263,8 @@ class XrayDataModule(pl.LightningDataModule):
     def require_trainer(self, trainer: pl.Trainer) -> None:
         """Refuse what a trainer cannot do: as :meth:`require_images`, and a GPU's work on a CPU."""
         self.require_images(trainer.world_size)
-        if not _on_gpu(trainer) and (self.augment_on == "gpu" or self.resident == "true"):
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        if not on_gpu and (self.augment_on == "gpu" or self.resident == "true"):
             given = f"augment.on={self.augment_on} resident={self.resident}"
             raise ConfigError(f"{given}: this run trains without a GPU; use auto for both")
 
@@ -283,8 +280,8 @@ class XrayDataModule(pl.LightningDataModule):
     def _feed(self, loader: DataLoader[Sample]) -> DataLoader[Sample]:
         """A loader whose batches go through :meth:`on_after_batch_transfer`."""
         dataset = cast("XrayDataset", loader.dataset)
-        on_gpu = self.augment_on == "auto" and _on_gpu(self.trainer)
-        dataset.raw = self.augment_on == "gpu" or on_gpu
+        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
+        dataset.raw = self.augment_on == "gpu" or (device == "cuda" and self.augment_on == "auto")
         dataset.resident = dataset.raw and self._kept is not None
         return loader
 

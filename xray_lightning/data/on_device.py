@@ -13,8 +13,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.progress import show_progress
 
-KINDS = 6  # mirror image, rotation, blur, shear, shift, nothing
-
 
 @dataclass(frozen=True)
 class Changes:
@@ -31,8 +29,8 @@ class Changes:
     def draw(self, seed: int, size: int) -> dict[str, Tensor]:
         """Where each pixel comes from, (2, 3) as of ``affine_grid``; weights of a blur, (5,)."""
         rng = random.Random(seed)
-        kind = rng.randrange(KINDS) if self.single else None
-        mirror, turn, blur, lean, move = (kind in (None, one) for one in range(KINDS - 1))
+        kind = rng.randrange(6) if self.single else None  # of 5: nothing
+        mirror, turn, blur, lean, move = (kind in (None, one) for one in range(5))
         sign = -1 if mirror and rng.random() < self.flip else 1
         angle = math.radians(turn * rng.uniform(-self.rotate, self.rotate))
         slope = math.tan(math.radians(lean * rng.uniform(-self.shear, self.shear)))
