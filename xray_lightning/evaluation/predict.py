@@ -1,7 +1,6 @@
-"""Scores of a trained network on a subset of a data set, their summary, and a run's last step."""
+"""Scores of a trained network on a subset of a data set, and their summary."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -10,16 +9,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from xray_lightning.checkpoint import load_checkpoint, store_operating_points
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.samplers import Shard
 from xray_lightning.errors import require_choice
-from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
-from xray_lightning.evaluation.predictions import Origin, Predictions, require_scores
+from xray_lightning.evaluation.predictions import Predictions, require_scores
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
-from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.training.task import XrayTask
-from xray_lightning.writing import Json, to_plain, write_json
+from xray_lightning.writing import Json, to_plain
 
 Scores = npt.NDArray[np.float32]
 
@@ -86,34 +82,3 @@ def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") 
         "fingerprint": fingerprint,
         "tta": tta,
     }
-
-
-def evaluate_run(
-    data: XrayDataModule,
-    predictions: Mapping[str, Predictions],
-    run: Path,  # gets operating_points.json and evaluation.json
-    *,
-    tta: str = "none",
-    draws: int = 2000,
-    hospital_probe: Mapping[str, Estimate] | None = None,
-    **how: Any,  # of ``fit_operating_points``
-) -> Evaluation:
-    """Fit operating points on validation, keep them in the best checkpoint, apply them to test."""
-    validation = predictions["val"], data.subset_records("val")
-    points = fit_operating_points(*validation, draws=draws, **how)
-    best = run / "checkpoints" / "best.ckpt"
-    store_operating_points(best, points.to_json())
-    weights = load_checkpoint(best).weights_sha256
-    write_json({**points.to_json(), "weights_sha256": weights}, run / "operating_points.json")
-    about = {"tta": tta, "weights_sha256": weights, "overlap_known": True}
-    evaluation = evaluate(
-        predictions["test"],
-        data.subset_records("test"),
-        Origin.of(data.source, data.split, "test", **about),
-        operating_points=points,
-        draws=draws,
-        learned=data.subset_targets("train"),
-        hospital_probe=hospital_probe,
-    )
-    write_json(evaluation.to_json(), run / "evaluation.json")
-    return evaluation

@@ -12,12 +12,13 @@ from imagecodecs import imread
 from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from rich.table import Table
 
+from xray_lightning import checkpoint as checkpoints
 from xray_lightning.audit.shortcuts import probe_hospitals
-from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha256
+from xray_lightning.checkpoint import Checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS, Split
-from xray_lightning.evaluation.evaluate import Evaluation, evaluate
-from xray_lightning.evaluation.predict import evaluate_run, predict_subset, summarise
+from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
+from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Origin, Predictions, write_predictions
 from xray_lightning.evaluation.priors import VALIDATION, Prior, resolve_prior
 from xray_lightning.explain.overlays import HeatMaps
@@ -71,7 +72,10 @@ def finish_run(
     ``write_page`` writes the report from what metrics.json will say; ``loggers`` get figures and
     tables; ``points`` says how operating points are fitted (rule, value, calibration, draws).
     """
-    folder, best = Path(run.folder), load_checkpoint(run.best, trust=True)  # just written here
+    folder, best = (
+        Path(run.folder),
+        checkpoints.load_checkpoint(run.best, trust=True),
+    )  # just written here
     net = restore_net(best, task)
     scorer = XrayTask(net, task.loss, labels=task.labels, tta=task.tta)
     summaries, predictions = score_subsets(trainer, scorer, data, folder, ("val", "test"))
@@ -84,8 +88,7 @@ def finish_run(
         return FinishedRun(run, summaries, None)
     if (folder / "metrics.csv").is_file():
         figures.curves_figure(folder / "metrics.csv", folder / "curves.png")
-    points["hospital_probe"] = probe_hospitals(scorer.net, data, "test")
-    evaluation = evaluate_run(data, predictions, folder, tta=task.tta, **points)
+    evaluation = evaluate_run(best, scorer, data, predictions, folder, **points)
     if isinstance(net, XrayNet):
         draw_maps(restore_net(best, task), data, predictions, folder, heat_maps, panel)
     if write_page is not None:
@@ -171,19 +174,43 @@ def evaluate_checkpoint(
             write_json(summary, place / "metrics.json")
             about: Json = {"tta": tta, "weights_sha256": checkpoint.weights_sha256}
             about |= {"overlap_known": overlap_known, "checkpoint": name_place(checkpoint.path)}
-            own = trained == split.subset_fingerprints["train"]
-            evaluations[name] = evaluate(
-                predictions["test"],
-                data.subset_records("test"),
-                Origin.of(data.source, split, "test", **about),
-                operating_points=points,
-                draws=draws,
-                learned=data.subset_targets("train") if own else None,
-                prior=prior,
-                hospital_probe=probe_hospitals(task.net, data, "test"),
-            )
-            write_json(evaluations[name].to_json(), place / "evaluation.json")
+            same = trained == split.subset_fingerprints["train"]
+            learned = data.subset_targets("train") if same else None
+            how: Json = {"operating_points": points, "learned": learned, "draws": draws}
+            scored = task.net, data, predictions["test"]
+            evaluations[name] = evaluate_test(*scored, place, about, prior=prior, **how)
     return summaries, evaluations
+
+
+def evaluate_run(
+    best: Checkpoint,
+    task: XrayTask,  # with its network
+    data: XrayDataModule,
+    predictions: Mapping[str, Predictions],
+    folder: Path,  # gets operating_points.json and evaluation.json
+    *,
+    draws: int = 2000,
+    **how: Any,  # of ``fit_operating_points``
+) -> Evaluation:
+    """Fit operating points on validation, keep them in the best checkpoint, apply them to test."""
+    records, weights = data.subset_records("val"), {"weights_sha256": best.weights_sha256}
+    points = fit_operating_points(predictions["val"], records, draws=draws, **how)
+    checkpoints.store_operating_points(best.path, points.to_json())
+    write_json(points.to_json() | weights, folder / "operating_points.json")
+    about = {"tta": task.tta, "overlap_known": True, **weights}
+    how = {"operating_points": points, "learned": data.subset_targets("train"), "draws": draws}
+    return evaluate_test(task.net, data, predictions["test"], folder, about, **how)
+
+
+def evaluate_test(
+    net: Any, data: XrayDataModule, scored: Predictions, folder: Path, about: Json, **how: Any
+) -> Evaluation:
+    """Evaluate the scores of the test images, which say what they are ``about``, into a folder."""
+    origin = Origin.of(data.source, data.split, "test", **about)
+    how["hospital_probe"] = probe_hospitals(net, data, "test")
+    evaluation = evaluate(scored, data.subset_records("test"), origin, **how)
+    write_json(evaluation.to_json(), folder / "evaluation.json")
+    return evaluation
 
 
 def restore_net(checkpoint: Checkpoint, task: XrayTask) -> Any:
@@ -201,7 +228,7 @@ def score_subsets(
         predictions = predict_subset(trainer, task, data, subset)
         summary = summarise(predictions, data.split.subset_fingerprints[subset], tta=task.tta)
         summary["data"] = data.source.title
-        summary["weights_sha256"] = weights_sha256(task.net.state_dict())
+        summary["weights_sha256"] = checkpoints.weights_sha256(task.net.state_dict())
         summaries[subset], scored[subset] = summary, predictions
         if trainer.is_global_zero:
             digest = write_predictions(predictions, folder / f"predictions_{subset}.csv")
