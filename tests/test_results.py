@@ -37,3 +37,13 @@ def test_there_and_back() -> None:
 def test_files_of_schema_1_and_fields_with_a_default() -> None:
     old = {"parts": {"val": 1}, "rows": [], "share": 2, "part": None}
     assert Whole.from_json(old) == Whole({"val": 1}, [], 2.0, None)
+
+
+def test_properties_that_json_has_too() -> None:
+    class Told(Part):
+        also = ("interval_is_known",)
+        interval_is_known = property(lambda self: self.interval[0] == self.interval[0])
+
+    values = Told(1.0, (float("nan"), 1.0)).to_json()
+    assert values == {"value": 1.0, "interval": [None, 1.0], "interval_is_known": False}
+    assert Told.from_json(values).to_json() == values

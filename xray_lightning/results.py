@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from types import UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from xray_lightning.writing import Json as Json
 from xray_lightning.writing import to_plain
@@ -17,13 +17,15 @@ class Result:
     ``subsets: dict[str, int] = field(metadata={"was": "parts"})``.
     """
 
+    also: ClassVar[tuple[str, ...]] = ()  # properties that JSON has beside the fields
+
     def to_json(self) -> Json:
         """Plain values by field that counts in ``==``; NaN becomes None, a tuple a list."""
         values: Json = {}
         for field in filter(lambda field: field.compare, fields(self)):
             names = (field.name, field.metadata.get("was", field.name))
             values |= dict.fromkeys(names, to_plain(getattr(self, field.name)))
-        return values
+        return values | {name: to_plain(getattr(self, name)) for name in self.also}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

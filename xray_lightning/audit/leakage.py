@@ -158,6 +158,7 @@ class Overlap(Result):
     # data sets that tell no patients, which are not counted, and what counts as one there
     untold: dict[str, str] = field(default_factory=dict)  # {"siim": "image", "openi": "report"}
     drawn: str = "patients"  # what the bootstrap draws: those, or "patients, images, reports"
+    also = ("shares",)
 
     @property
     def shares(self) -> tuple[float, float] | None:
@@ -165,10 +166,6 @@ class Overlap(Result):
         if self.in_train is None or self.in_train_or_val is None:
             return None
         return self.in_train / self.test_images, self.in_train_or_val / self.test_images
-
-    def to_json(self) -> Json:
-        """With the shares."""
-        return {**super().to_json(), "shares": self.shares and list(self.shares)}
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Comparison(paired.AurocDifferences):
     # that of A less that of B, (K,), by label; none of several seeds
     net_benefit: dict[str, Band] = field(default_factory=dict)
     calibrated: list[str] = field(default_factory=list)  # in both; of the others by raw scores
+    also = ("verdict", "margin_verdict")
 
     @property
     def tested(self) -> list[str]:
@@ -63,10 +64,6 @@ class Comparison(paired.AurocDifferences):
     def margin_verdict(self) -> str | None:
         """One sentence about the mean and the labels; None without a margin."""
         return tell(__package__, "margin", self)[0] if self.margin else None
-
-    def to_json(self) -> Json:
-        """Plain values of compare.json."""
-        return {**super().to_json(), "verdict": self.verdict, "margin_verdict": self.margin_verdict}
 
 
 def compare(

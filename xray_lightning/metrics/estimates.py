@@ -91,16 +91,13 @@ class Metrics(Result):
     mean: dict[str, Estimate]  # metric -> estimate of the mean over the labels where it is defined
     defined: dict[str, int]  # metric -> over how many labels that is
     groups: dict[str, LabelGroup] = field(default_factory=dict)  # as they were asked for
+    also = ("few_positive_patients",)
 
     @property
     def few_positive_patients(self) -> dict[str, int]:
         """Labels whose AUROC rests on fewer than ``FEW_PATIENTS`` positive patients: how many."""
         counts = {k: v.positive_patients for k, v in self.labels.items() if not v.undefined}
         return {label: count for label, count in counts.items() if count < FEW_PATIENTS}
-
-    def to_json(self) -> Json:
-        """``{"labels", "mean", "defined", "few_positive_patients"}``."""
-        return super().to_json() | {"few_positive_patients": self.few_positive_patients}
 
 
 @dataclass(frozen=True)
