@@ -174,6 +174,15 @@ def test_interrupted(checkpoint, images, tmp_path, monkeypatch) -> None:
     predict(checkpoint, images, "--out", tmp_path, code=130)
 
 
+def test_models_side_by_side_have_names_of_their_own(checkpoint, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.ckpt", "a_3.ckpt"):
+        shutil.copyfile(checkpoint, name)
+    monkeypatch.setattr("xray_lightning.serve", served := Mock())
+    xray("serve", "a.ckpt", "a_3.ckpt", "a.ckpt")
+    assert [*served.call_args.args[0]] == ["a", "a_3", "a_3_3"]
+
+
 def test_help_tells_the_exit_codes() -> None:
     text = predict("--help")
     words = ["Exit code 0", "130", "failed.csv", "batch_size=", "device=", "prior=", "maps=true"]

@@ -137,7 +137,8 @@ def serve(request: Request) -> None:
     for path in paths:  # as they are: what the hub keeps is a link to a name without an ending
         run, file = path.resolve(), Path(name_place(path))
         name = run.parts[-3] if run.parent.name == "checkpoints" else file.stem
-        name += f"_{len(models) + 1}" if name in models else ""
+        while name in models:
+            name += f"_{len(models) + 1}"
         models[name] = load_classifier(path, device=own["device"], **read_points(own))
     own["token"] = own["token"] or os.environ.get("XRAY_TOKEN", "")
     limits = ServeLimits(*(own[name] for name in LIMITS))

@@ -72,11 +72,8 @@ def finish_run(
     ``write_page`` writes the report from what metrics.json will say; ``loggers`` get figures and
     tables; ``points`` says how operating points are fitted (rule, value, calibration, draws).
     """
-    folder, best = (
-        Path(run.folder),
-        checkpoints.load_checkpoint(run.best, trust=True),
-    )  # just written here
-    net = restore_net(best, task)
+    best = checkpoints.load_checkpoint(run.best, trust=True)  # just written here
+    folder, net = Path(run.folder), restore_net(best, task)
     scorer = XrayTask(net, task.loss, labels=task.labels, tta=task.tta)
     summaries, predictions = score_subsets(trainer, scorer, data, folder, ("val", "test"))
     if run.choice.startswith("last epoch:"):  # without a score
