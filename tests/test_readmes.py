@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from running import xray
 
-from xray_lightning.cli.app import TEXTS, VERBS
+from xray_lightning.cli.app import VERBS
 from xray_lightning.cli.request import read_request
 from xray_lightning.cli.settings import find_conf, read_known_keys
 
@@ -39,11 +39,10 @@ def test_settings_and_files_are_known(text: str) -> None:
         settings, known = [word for word in words if re.match(r"\+?[\w.]+=", word)], set()
     else:
         assert verb in VERBS
-        usage = VERBS[verb][1]
+        usage, _, text = VERBS[verb]
         flags = words[words.index("--out") : words.index("--out") + 2] if "--out" in words else []
         settings = read_request(usage, [w for w in words if w not in (*flags, "--json")]).settings
-        text = TEXTS.get(verb, "")
-        known = {*OWN.findall(text + TEXTS["evaluate"] * ("settings of evaluate" in text))}
+        known = {*OWN.findall(text + VERBS["evaluate"][2] * ("settings of evaluate" in text))}
     for setting in settings:
         key = setting.partition("=")[0].lstrip("+")
         parts = key.split(".")

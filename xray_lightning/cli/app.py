@@ -29,32 +29,9 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 ANY_FLAG = {"ignore_unknown_options": True}
 OUT = "folder for what is written"
 PAGE = Path(__file__).with_name("help.md").read_text(encoding="utf-8")
-TEXTS = dict(part.split("\n\n", 1) for part in PAGE.split("\n## ")[1:])  # verb -> its settings
-VERBS = {  # in the order of --help: the function of cli/, and the files that come first
-    "evaluate": ("evaluate.evaluate", "CHECKPOINT"),
-    "predict": ("files.predict", "CHECKPOINT PATH..."),
-    "export": ("files.export", "CHECKPOINT"),
-    "weights": ("files.weights", "convert FILE"),
-    "serve": ("files.serve", "CHECKPOINT..."),
-    "convert": ("files.convert", "IN OUT"),
-    "cache": ("datasets.cache", ""),
-    "data": ("datasets.data", ""),
-    "labels": ("datasets.labels", ""),
-    "score": ("score.score", "TABLE"),
-    "compare": ("score.compare_models", "FIRST SECOND"),
-    "external": ("external.external", "CHECKPOINT..."),
-    "probe": ("datasets.probe", ""),
-    "sweep": ("multirun.sweep", "FOLDER"),
-    "tune": ("multirun.tune", ""),
-    "audit": ("audit.audit", ""),
-    "explain": ("explain.explain", "CHECKPOINT"),
-    "shortcuts": ("explain.shortcuts", "CHECKPOINT..."),
-    "report": ("report.report", "RUN"),
-    "card": ("report.card", "RUN"),
-    "push": ("report.push", "RUN REPO"),
-    "info": ("info.show_info", ""),
-    "list": ("info.show_list", "WHAT"),
-}
+SECTION = re.compile(r"^## (\w+) ?(.*) \((.+)\)\n+((?:(?!## ).*\n)*)", re.MULTILINE)
+# verb -> the files that come first, the function of cli/, its settings; in the order of --help
+VERBS = {verb: section for verb, *section in SECTION.findall(PAGE)}
 ABSENT = {  # what is said of a first file that is not there, before the modules of its verb load
     "RUN": "{} holds no run: it does not exist. Name the folder of a training run",
     "TABLE": "there is no table {}",
@@ -97,7 +74,7 @@ def run_verb(
     name: str, words: Sequence[object], *, out: Path | None = None, as_json: bool = False
 ) -> None:
     """What ``xray NAME WORDS`` does; with ``--json`` all but the result goes to stderr."""
-    place, usage = VERBS[name]
+    usage, place, _ = VERBS[name]
     request = read_request(usage, [*map(str, words)], out, as_json)
     if (absent := ABSENT.get(usage.split(" ")[0])) and not Path(request.files[0]).exists():
         raise DataNotFoundError(absent.format(request.files[0]))
@@ -118,7 +95,7 @@ def read_docstring(place: str) -> str:
     return re.split(rf'\ndef {name}\(.*\n    """', text)[1].partition('"""')[0]
 
 
-def add_verb(name: str, place: str, usage: str) -> None:
+def add_verb(name: str, usage: str, place: str, text: str) -> None:
     """Make a function of ``cli/`` a command."""
     help_text, metavar = "files, then settings such as data=nih", f"{usage} [KEY=VALUE]...".strip()
     argument = typer.Argument(help=help_text, metavar=metavar, autocompletion=complete)
@@ -134,14 +111,14 @@ def add_verb(name: str, place: str, usage: str) -> None:
 
     APP.command(
         name,
-        help=f"{read_docstring(place)}\n\n{TEXTS.get(name, '')}",
+        help=f"{read_docstring(place)}\n\n{text}",
         context_settings=ANY_FLAG,
         options_metavar="[--json] [--out DIR]",
     )(command)
 
 
-for _name, _place in VERBS.items():
-    add_verb(_name, *_place)
+for _name, _section in VERBS.items():
+    add_verb(_name, *_section)
 
 
 def main() -> None:

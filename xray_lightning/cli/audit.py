@@ -8,7 +8,7 @@ from xray_lightning.audit.leakage import compare_images
 from xray_lightning.audit.run import audit_split
 from xray_lightning.cli.config import compose_settings, make
 from xray_lightning.cli.request import Own, Request, read_names, take_own
-from xray_lightning.cli.settings import Settings
+from xray_lightning.cli.settings import DEFAULTS, Settings
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.nih import read_nih_map
 from xray_lightning.data.partition import FaultySplitError, split_source
@@ -19,15 +19,7 @@ from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import show_progress
 from xray_lightning.writing import write_file
 
-OWN = {
-    "lists": "",
-    "rsna_map": "",
-    "duplicates": False,  # compares pixels: needs the image cache, and builds it
-    "checkpoint": "",
-    "predictions": "",
-    "draws": 500,
-    "bootstrap_seed": 0,
-}
+OWN = DEFAULTS["audit"]
 
 
 def audit(request: Request) -> None:

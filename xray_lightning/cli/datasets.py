@@ -2,7 +2,7 @@
 
 from xray_lightning.cli.config import compose_settings, make, split_sets
 from xray_lightning.cli.request import Request, take_own
-from xray_lightning.cli.settings import require_settings
+from xray_lightning.cli.settings import DEFAULTS, require_settings
 from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.summary import summarise_data, tabulate_labels
@@ -12,14 +12,14 @@ from xray_lightning.report.page import say
 from xray_lightning.report.terminal import counts_table, labels_tables
 from xray_lightning.shards import Shard
 
-PROBE = {"draws": 2000, "bootstrap_seed": 0}
+PROBE = DEFAULTS["probe"]
 
 
 def cache(request: Request) -> None:
     """Decode a data set ahead of training: xray cache data=nih data.root=DIR image_size=256."""
     from xray_lightning.data.cache import open_cache  # the decoders
 
-    own, values = take_own(request.settings, {"shard": ""})
+    own, values = take_own(request.settings, DEFAULTS["cache"])
     config = compose_settings(values, own)
     source: Source = make(config.data)
     records, notes = readable_records(source), usage_notes(source)

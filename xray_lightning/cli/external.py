@@ -11,7 +11,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.folders import prepare_folder
 from xray_lightning.report.terminal import show
 
-OWN = {"draws": 2000, "bootstrap_seed": 0, "trust": False}
+OWN = settings.DEFAULTS["external"]
 READS = (*OWN, "data", "trainer", "batch_size", "workers", "threads", *settings.CACHES, "hydra")
 
 

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from xray_lightning.cli.config import compose_settings, make, read_space
 from xray_lightning.cli.failures import USER_ERROR
 from xray_lightning.cli.request import Request, take_own
-from xray_lightning.cli.settings import Settings, require_known_keys, require_settings
+from xray_lightning.cli.settings import DEFAULTS, Settings, require_known_keys, require_settings
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import sweep as sweeps
 from xray_lightning.folders import prepare_folder
@@ -64,7 +64,7 @@ def sweep(request: Request) -> None:
 
 def tune(request: Request) -> None:
     """Choose settings by many trainings: xray tune study=DIR loss=bce,focal."""
-    own, rest = take_own(request.settings, {"study": "", "trials": 20, "warmup": 2})
+    own, rest = take_own(request.settings, DEFAULTS["tune"])
     fixed, space, ends = read_space(rest)
     if not (own["study"] and space):
         raise ConfigError("xray tune needs study=DIR and a range, such as loss=bce,focal")

@@ -87,13 +87,13 @@ def describe_unknown(key: str, known: Collection[str]) -> ConfigError:
 def take_own(overrides: Iterable[str], own: Mapping[str, Any]) -> tuple[Own, list[str]]:
     """A verb's own settings, each of the kind of its default, and what is left for Hydra.
 
-    Defaults are a text, an int, a bool, None for a whole number that may be left out, or a tuple of
-    the words that are allowed, the first of them unless given.
+    Defaults are a text, an int, a bool, None for a whole number that may be left out, or the words
+    that are allowed, as a tuple or list, the first of them unless given.
 
     >>> take_own(["draws=50", "data=nih"], {"draws": 2000, "subset": ("test", "val")})
     ({'draws': 50, 'subset': 'test'}, ['data=nih'])
     """
-    chosen = {key: low[0] if isinstance(low, tuple) else low for key, low in own.items()}
+    chosen = {key: low[0] if isinstance(low, tuple | list) else low for key, low in own.items()}
     rest = []
     for text in overrides:
         key, _, given = text.partition("=")
@@ -107,7 +107,7 @@ def take_own(overrides: Iterable[str], own: Mapping[str, Any]) -> tuple[Own, lis
 def read_setting(name: str, text: str, default: Any) -> Any:
     """A setting as its default is."""
     words = ("true", "false") if isinstance(default, bool) else default
-    if isinstance(words, tuple):
+    if isinstance(words, tuple | list):
         if text not in words:
             allowed = " or ".join(filter(None, words))
             raise ConfigError(f"{name} must be {allowed}, got {text!r}")

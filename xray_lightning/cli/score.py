@@ -4,7 +4,7 @@ from pathlib import Path
 
 from xray_lightning.cli.config import compose_settings, make, read_value
 from xray_lightning.cli.request import Own, Request, read_labels, take_own
-from xray_lightning.cli.settings import point_settings
+from xray_lightning.cli.settings import DEFAULTS, point_settings
 from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, choose_labels, select_labels
@@ -19,20 +19,7 @@ from xray_lightning.report.evaluation_table import scored_lines
 from xray_lightning.report.terminal import comparison_lines, truth_lines
 from xray_lightning.writing import write_rows
 
-OWN = {
-    "subset": ("", *SUBSETS),
-    "labels": "",  # shared: those of the data that the table has scores for; or a list
-    "allow_missing": False,
-    "points": "",  # the subset whose scores operating points and calibrations are fitted on
-    "prior": "validation",
-    "thresholds": "",  # of net benefit: a list, or LOW:HIGH
-    "prevalence": "",  # at which the operating points are described, likewise
-    "subgroups": False,
-    "doubts": 0,  # how many of the labels that the model doubts most are listed
-    "draws": 2000,
-    "bootstrap_seed": 0,
-    "truth": ("", "experts"),  # against radiologists and text miner on the same images
-}
+OWN = DEFAULTS["score"]
 SHARES = {"thresholds": ("thresholds", THRESHOLDS), "prevalences": ("prevalence", PREVALENCES)}
 
 

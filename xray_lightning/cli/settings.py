@@ -38,25 +38,9 @@ CHANGEABLE = (
     *("tta", "draws", "prior"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )
-EXPLAIN: Own = {  # of xray explain, with their defaults
-    "subset": ("test", "val"),
-    "methods": "cam,gradcam,gradcam++,layercam,gradient",  # scored against boxes; none: left out
-    "saliency": "cam,gradient",  # put to the saliency tests; none: left out
-    "label": "",  # the finding of the saliency tests; the one the network knows best unless named
-    "positives": 48,  # images of the saliency tests, at most
-    "seeds": "",  # checkpoints trained from other seeds
-    "permuted": "",  # a checkpoint trained with permute_labels=true
-    "shortcuts": True,
-    "doubts": 0,  # labels to read again
-    "draws": 1000,
-    "bootstrap_seed": 0,
-}
-OPENING: Own = {  # of every verb that opens a checkpoint
-    "overlap": ("", "exclude", "report"),
-    "images": ("test", "all"),
-    "labels": "",
-    "trust": False,
-}
+# verb -> its own settings, beside those of conf/
+DEFAULTS: dict[str, Own] = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_bytes())
+OPENING, EXPLAIN = DEFAULTS["opening"], DEFAULTS["explain"]
 
 
 def find_conf() -> Path:
