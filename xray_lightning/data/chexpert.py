@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.geometry import Packed, draw_runs, surround_runs, unpack_mask
-from xray_lightning.data.source import Mask, Source, find_files, locate_files, read_facts
-from xray_lightning.data.tables import Table, format_count, open_text, read_table
+from xray_lightning.data.source import Mask, Source, find_files, locate_files, read_facts, say
+from xray_lightning.data.tables import Table, open_text, read_table
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import NAN, NO_FINDING, Record, Records, read_column
@@ -117,11 +117,7 @@ class CheXpert(Source, published="chexpert"):
         others = [r for r in records if r.image_id.split("/")[0] in parts and r.image_id not in own]
         silent = {r.image_id for r in others if 1 in [r.targets[column] for column in columns]}
         self._told |= {r.image_id for r in others} - silent | own.keys()
-        notes.append(
-            f"{path.name}: masks of {format_count(len(own), 'image')}; {len(others):,} are left "
-            f"out, which is to say no positive; {len(silent):,} of these have one in the label "
-            "table, and no mask"
-        )
+        notes += say("masks", path.name, len(own), len(others), len(silent))
         return [_draw_boxes(r, own[r.image_id]) if r.image_id in own else r for r in records]
 
 
@@ -192,7 +188,7 @@ def _read_part(
         notes.append(f"{table.path.name} lacks {', '.join(absent)}: unknown")
     sizes = [len({*column}) for column in ids.values()]
     counts = _count_part(table, codes, ages, [*sizes, lateral.count(False), lateral.count(True)])
-    notes += _describe_odd(part, counts[" odd"], counts[" views"])
+    notes += say("odd_rows", part, counts[" odd"], counts[" views"])
     words = zip(lateral, table.text("AP/PA"), strict=True)
     place = next(filter(Path.is_dir, (folder / name for name in FOLDERS[part])), folder / part)
     records = Records(
@@ -216,17 +212,6 @@ def _count_part(
     odd = {"sex unknown": strange, "age 0": int((ages == 0).sum()), "no label": silent}
     told = {f" {name}": rows for name, rows in count_codes(codes, LABELS).items()}
     return {"": dict(zip(_SIZE, sizes, strict=True)), " views": views, " odd": odd, **told}
-
-
-def _describe_odd(part: str, odd: Mapping[str, int], views: Mapping[str, int]) -> list[str]:
-    """Sentences about the rows of a part that are not as one expects."""
-    sideways = sum(views.get(word, 0) for word in ("LL", "RL"))
-    told = (
-        (odd["age 0"], "age", "of 0 became NaN: all are adults"),
-        (odd["no label"], "image", "without a label: all blank"),
-        (sideways, "film", "called frontal, and LL or RL: taken for LL, RL"),
-    )
-    return [f"{part}: {format_count(n, noun)} {what}" for n, noun, what in told if n]
 
 
 def _read_films(table: Table, part: str) -> tuple[dict[str, list[str]], list[bool]]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.data.partition import read_split_column
-from xray_lightning.data.source import Source, locate_files, require_directory
-from xray_lightning.data.tables import Table, binary, format_count, read_boxes, read_table
+from xray_lightning.data.source import Source, locate_files, require_directory, say
+from xray_lightning.data.tables import Table, binary, read_boxes, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Records
 
@@ -77,13 +77,9 @@ class CsvTable(Source):
         if "split" in entries.columns:
             subsets = read_split_column(entries)
             self.official = {name: frozenset(ids) for name, ids in subsets.items() if ids}
-            notes.append("The table's column 'split' is the split unless split= names another")
-        if self.missing:
-            notes.append(
-                f"{len(self.missing):,} of the {len(self.records):,} images in the table are not "
-                f"on disk, the first was looked for at {self.root / self.missing[0]}"
-            )
-        self.notes = tuple(notes)
+            notes += say("split_column")
+        first = self.root / next(iter(self.missing), "")
+        self.notes = (*notes, *say("not_at", len(self.missing), len(self.records), first))
 
 
 def _choose_labels(table: Table, chosen: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
@@ -94,9 +90,7 @@ def _choose_labels(table: Table, chosen: Sequence[str] | None, notes: list[str])
         labels = tuple(name for name in others if name not in known)
         if not labels:
             raise TableError(f"{table.path} has no label column, only {', '.join(table.columns)}")
-        no = f"; not taken: {', '.join(known)}" if known else ""
-        count = format_count(len(labels), "label")
-        notes.append(f"{count}: {', '.join(labels)}{no} (or data.labels=)")
+        notes += say("label_columns", labels, known)
         return labels
     if isinstance(chosen, str):
         raise ConfigError(f"data.labels is a list of columns such as [{chosen}], got {chosen!r}")
@@ -125,8 +119,7 @@ def _make_records(
     )
     of_labels = (table.convert(label, binary, wanted) for label in labels)
     targets = np.column_stack([*of_labels])  # (N, L)
-    if unknown := int(np.isnan(targets).sum()):
-        notes.append(f"{format_count(unknown, 'target')} unknown (blank or -1)")
+    notes += say("unknown_targets", int(np.isnan(targets).sum()))
     return Records(
         image_id=images,
         patient_id=_read_patients(table, notes),
@@ -157,10 +150,7 @@ def _refuse_two_names(table: Table, images: Sequence[str], paths: Sequence[Path 
 def _read_patients(table: Table, notes: list[str]) -> Sequence[str]:
     """Patient of each row, (N,)."""
     if "patient" not in table.columns:
-        notes.append(
-            "The table has no column 'patient': every image counts as its own patient, so a split "
-            "by patients cannot protect against leaks"
-        )
+        notes += say("no_patients")
         return table.text("image")
     table.refuse_blanks("patient")
     patients = table.text("patient")
@@ -168,10 +158,5 @@ def _read_patients(table: Table, notes: list[str]) -> Sequence[str]:
     for patient in dict.fromkeys(patients):
         number = re.fullmatch(r"0*(\d+?)(\.0*)?", patient)
         alike.setdefault(number[1] if number else patient.casefold(), []).append(patient)
-    if pairs := [" and ".join(ids) for ids in alike.values() if len(ids) > 1]:
-        notes.append(
-            f"WARNING: {format_count(len(pairs), 'patient')} may be written in several ways "
-            f"({', '.join(pairs[:3])}{', ...' if pairs[3:] else ''}) and count as different "
-            "people: a split is only as good as its ids"
-        )
+    notes += say("alike", [" and ".join(ids) for ids in alike.values() if len(ids) > 1])
     return patients

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.chexpert import RADIOLOGISTS
 from xray_lightning.data.partition import read_split_column
-from xray_lightning.data.source import Source, find_table, locate_files, read_facts
+from xray_lightning.data.source import Source, find_table, locate_files, read_facts, say
 from xray_lightning.data.tables import Table, format_count, read_table
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
 from xray_lightning.errors import require_choice
@@ -97,14 +97,8 @@ def _read_labels(
         seen = own_told.any(axis=1)
         kept, new = seen | ~tested, seen & tested
         codes[new], told[new] = own[new], own_told[new]
-        notes.append(
-            f"LEFT OUT: {format_count(int((~kept).sum()), 'image')} of the test part that no "
-            f"radiologist labelled; {int((seen & ~tested).sum()):,} that they labelled are in "
-            "other parts, and keep the labels of reports"
-        )
-    if silent := int((~told.any(axis=1)).sum()):
-        silence = f"of studies that {studies[0].path.name} lacks: unknown"
-        notes.append(f"{format_count(silent, 'image')} {silence}")
+        notes += say("by_radiologists", int((~kept).sum()), int((seen & ~tested).sum()))
+    notes += say("no_report", int((~told.any(axis=1)).sum()), studies[0].path.name)
     return codes, told, kept
 
 

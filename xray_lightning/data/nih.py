@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.source import Source, find_files, find_table, index_images
+from xray_lightning.data.source import Source, find_files, find_table, index_images, say
 from xray_lightning.data.tables import Table, format_count, open_text, read_boxes, read_table
 from xray_lightning.errors import DataNotFoundError, SplitError, TableError
 from xray_lightning.records import CHEST_XRAY14, Box, Records, encode, read_column
@@ -132,17 +132,9 @@ def _read_lists(
             f"the first is {shared[0]}. Download both again"
         )
     for subset, names in listed.items():
-        if unknown := names - index.ids:
-            notes.append(
-                f"{len(unknown):,} of the {len(names):,} images in the official {subset} "
-                "list are not in the label table and were left out of the list"
-            )
+        notes += say("unknown_names", subset, len(names - index.ids), len(names))
     anywhere = listed["train_val"] | listed["test"]
-    if unlisted := [image for image in images if image not in anywhere]:
-        notes.append(
-            f"{len(unlisted):,} of the {len(images):,} images in the label table are in neither "
-            f"official list, the first is {unlisted[0]}"
-        )
+    notes += say("in_no_list", [name for name in images if name not in anywhere], len(images))
     return {subset: names & index.ids for subset, names in listed.items()}
 
 
@@ -170,8 +162,7 @@ def match_exposures(
     """NIH's name of every image of the label table."""
     names = read_nih_map(path)
     require_all(path, boxes, names, "complete the map, or go without (data.nih_map=null)")
-    if twice := len(chosen) - len({names[image] for image in chosen}):
-        notes.append(f"{format_count(twice, 'image')} the same NIH exposure as another, by the map")
+    notes += say("same_exposure", len(chosen) - len({names[image] for image in chosen}))
     return names
 
 

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.nih import find_image_folders, make_records, read_nih_map
-from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
-from xray_lightning.data.tables import Table, format_count, read_table
+from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts, say
+from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import ConfigError, TableError, require_choice
 from xray_lightning.records import CHEST_XRAY14, NAN, Records, read_column, replace_columns, unite
 
@@ -37,11 +37,6 @@ FINDINGS = {  # told by several -> the labels of NIH, and of a network, whose un
 TABLE, FOLDER = "google2019_nih-chest-xray-labels.csv", "four_findings_expert_labels"
 OWN = {"validation_labels.csv": "train_val", "test_labels.csv": "test"}  # Google's two tables
 SETS = {"val": "train_val", "test": "test"}  # Set Id -> the official subset
-SELECTION = (
-    "a selection rich in findings: its prevalences are no hospital's",
-    "{} of NIH's train_val list: a network trained on it has learned the text miner's labels of "
-    "these (split=official subset=test leaves them out)",
-)
 TEXT_MINER, GOOGLE, RSNA = "NIH's text miner", "Google's radiologists", "RSNA's readers"
 _IMAGE, _SET = "Image Index", "Set Id"
 
@@ -114,8 +109,7 @@ class NihExperts(Source, published="nih_expert"):
             name: frozenset(image for image in subsets if subsets[image] == name)
             for name in SETS.values()
         }
-        learned = format_count(len(self.official["train_val"]), "image")
-        notes += [note.format(learned) for note in SELECTION]
+        notes += say("selection", len(self.official["train_val"]))
         counts = _count_truths(records, self.official, self.truths)
         records = replace_columns(records, targets=[chosen.targets[image] for image in images])
         self.fill(records, notes, counts=counts)

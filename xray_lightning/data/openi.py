@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from xray_lightning.data.source import Counts, Source, find_files, index_images, read_facts
-from xray_lightning.data.tables import format_count, read_table
+from xray_lightning.data.source import Counts, Source, find_files, index_images, read_facts, say
+from xray_lightning.data.tables import read_table
 from xray_lightning.data.vocabulary import encode_words, name_map, read_label_map
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import Record
@@ -68,10 +68,8 @@ class OpenI(Source, published="openi"):
         paths = index_images(map(folder.joinpath, IMAGE_FOLDERS), (".png",))
         indexed = [r for r in reports if r[1] and NOT_INDEXED not in r[1]]
         counts = _count_files(reports, headers)
-        if untold := counts["files"]["images"] - sum(len(images) for *_, images in indexed):
-            notes.append(
-                f"LEFT OUT: {format_count(untold, 'image')} of reports that were not indexed"
-            )
+        told = sum(len(images) for *_, images in indexed)
+        notes += say("not_indexed", counts["files"]["images"] - told)
         records = [
             Record(
                 *(image, report, encode_words(shorten_terms(terms), words), paths.get(image)),

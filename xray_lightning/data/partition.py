@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.names import NameIndex
-from xray_lightning.data.source import Source
+from xray_lightning.data.source import Source, say
 from xray_lightning.data.tables import Table
 from xray_lightning.errors import DataNotFoundError, SplitError
 from xray_lightning.records import Record, patient_ids, patients_known, read_column
@@ -224,11 +224,7 @@ def match_names(
         meant = {name: index.find(name) for name in names}
         unknown = [name for name, image in meant.items() if image is None]
         ids[subset] = {image for image in meant.values() if image is not None}
-        if unknown:
-            notes.append(
-                f"{len(unknown):,} of the {len(meant):,} names in {place} mean no image of this "
-                f"data (or more than one), the first is {unknown[0]!r}"
-            )
+        notes += say("no_image", place, unknown, len(meant))
         if unknown and not ids[subset]:
             usual = min(index.ids, default="")
             raise SplitError(f"{notes[-1]}; here an image is called {usual!r}: is it another list?")

@@ -24,8 +24,8 @@ import numpy as np
 
 from xray_lightning.data.dicom.acquisition import describe_films
 from xray_lightning.data.nih import match_exposures, nih_patient, require_all, split_as_nih
-from xray_lightning.data.source import Source, find_files, find_table, index_images
-from xray_lightning.data.tables import Table, format_count, is_present, read_table
+from xray_lightning.data.source import Source, find_files, find_table, index_images, say
+from xray_lightning.data.tables import Table, is_present, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError, require_choice
 from xray_lightning.records import Box, Records
 
@@ -160,14 +160,5 @@ def _choose_images(
     """Ids of the images that count, in table order, with a note of what a negative is."""
     abnormal = sum(name == OTHER for name in classes.values())
     without = sum(not drawn for drawn in boxes.values())
-    tail = (
-        "Which of the two it is moves AUROC from about 0.87 (all) to 0.98 (normal): never compare "
-        "figures across it"
-    )
-    told = f"{without:,} images without opacity"
-    told += f", {abnormal:,} of them abnormal" if classes else ""
-    if negatives == "normal":
-        left_out = f"{format_count(abnormal, 'abnormal image')} without opacity LEFT OUT"
-        told = f"{left_out}, {without - abnormal:,} normal ones are the negatives"
-    notes.append(f"negatives={negatives}: {told}. {tail}")
+    notes += say("negatives", negatives, without, abnormal, classes)
     return [image for image in boxes if negatives == "all" or classes[image] != OTHER]

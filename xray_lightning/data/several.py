@@ -5,7 +5,7 @@ from functools import cached_property
 from itertools import combinations
 
 from xray_lightning.data import vocabulary
-from xray_lightning.data.source import Identity, Mask, Pixels, Source
+from xray_lightning.data.source import Identity, Mask, Pixels, Source, say
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import Record, Records, patients_known, read_column, replace_columns
 
@@ -54,14 +54,10 @@ class Several(Source):
         self.records = Records.join([*renamed.values()])
         self.official = _unite_official(self.sources)
         patients = {name: {*read_column(own, "patient_id")} for name, own in renamed.items()}
-        self.notes = (
-            *(f"{name}: {note}" for name, source in parts for note in source.notes),
-            *(
-                f"{len(both):,} patients are in both {first} and {second}: no split sets them apart"
-                for first, second in combinations(patients, 2)
-                if (both := patients[first] & patients[second])
-            ),
-        )
+        pairs = combinations(patients.items(), 2)
+        shared = [(one, two, len(first & second)) for (one, first), (two, second) in pairs]
+        notes = [f"{name}: {note}" for name, source in parts for note in source.notes]
+        self.notes = (*notes, *say("in_both", shared))
         self.choices = {f"{n} {k}": v for n, source in parts for k, v in source.choices.items()}
         self.counts = {f"{n} {k}": v for n, source in parts for k, v in source.counts.items()}
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict
@@ -19,6 +19,7 @@ import yaml  # type: ignore[import-untyped]
 from xray_lightning.data.files import READER_VERSION
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, MissingImagesError
 from xray_lightning.records import Record, read_column, rename_labels, take_records
+from xray_lightning.wording import tell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +31,7 @@ Identity = dict[str, str | int | float | bool]
 Counts = Mapping[str, Mapping[str, int]]  # table -> what is counted in it -> number
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
+say = partial(tell, __package__)  # the notes on a subject
 
 
 class UnknownPatientsWarning(UserWarning):
@@ -172,11 +174,7 @@ class Source:
         said = [*filter(None, [self.unknown_patients]), *notes]
         said += compare_counts(counts, self.facts.counts)
         self.counts, self.records = dict(counts), select_views(records, views, said)
-        gone = (
-            f"{len(self.missing):,} of the {len(self):,} images in the label table are not on disk"
-        )
-        extra = f"Image files on disk that are not in the label table: {len(stray):,}"
-        self.notes = (*said, *([gone] if self.missing else []), *([extra] if stray else []))
+        self.notes = (*said, *say("missing", len(self.missing), len(self), len(stray)))
         if self.unknown_patients:  # said to who called the constructor
             text = f"{self.title}: {self.unknown_patients}"
             warnings.warn(text, UnknownPatientsWarning, stacklevel=3)
@@ -263,11 +261,7 @@ def patient_keys(population: str, records: Sequence[Record]) -> list[str]:
 
 def usage_notes(source: Source) -> list[str]:
     """The source's notes, and what a command that reads pixels leaves out."""
-    left_out = (
-        f"{len(source.missing):,} of {len(source.records):,} images are not on disk and are "
-        "LEFT OUT (data.allow_missing=true)"
-    )
-    return [*source.notes, *([left_out] if source.missing else [])]
+    return [*source.notes, *say("left_out", len(source.missing), len(source.records))]
 
 
 def readable_records(source: Source) -> list[Record]:

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 
-from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
-from xray_lightning.data.tables import Table, format_count, is_present, read_table
+from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts, say
+from xray_lightning.data.tables import Table, is_present, read_table
 from xray_lightning.errors import TableError, require_choice
 from xray_lightning.records import Box, Record
 
@@ -183,12 +183,9 @@ def _list_oddities(train: Readings, records: Sequence[Record], labels: Sequence[
     """Say what is odd about the readings, and which boxes no map is scored on."""
     readings = [marked for readers in train.marked.values() for marked in readers.values()]
     drawn = [(record, {box.label for box in record.boxes}) for record in records]
-    oddities = (
-        (sum(len(readers) != 3 for readers in train.marked.values()), "image",
-         "with other than three readers"),
-        (sum(NONE in marked and len(marked) > 1 for marked in readings), "reading",
-         f"with {NONE!r} beside a finding, which counts"),
-        (sum(r.targets[labels.index(label)] == 0 for r, own in drawn for label in own), "finding",
-         "with boxes on an image whose target is 0: no map is scored there"),
-    )  # fmt: skip
-    return [f"{format_count(n, noun)} {oddity}" for n, noun, oddity in oddities if n]
+    return say(
+        "odd_readings",
+        sum(len(readers) != 3 for readers in train.marked.values()),
+        sum(NONE in marked and len(marked) > 1 for marked in readings),
+        sum(r.targets[labels.index(label)] == 0 for r, own in drawn for label in own),
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from xray_lightning.data.source import Identity, Mask, Pixels, Source
+from xray_lightning.data.source import Identity, Mask, Pixels, Source, say
 from xray_lightning.data.tables import open_text
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Record, rename_labels
@@ -190,15 +190,7 @@ class Relabelled(Source):
         self.source, self.labels = source, labels
         wordings = {label: find_wording(source.name, source.labels, label) for label in labels}
         self.wordings = {label: wording for label, wording in wordings.items() if wording}
-        renamed = [
-            f"{label} is {' or '.join(wording.words)}{' (derived)' if wording.derived else ''}"
-            for label, wording in self.wordings.items()
-            if wording.words != (label,)
-        ]
-        unknown = [label for label in labels if label not in self.wordings]
-        notes = [f"labels by another name: {'; '.join(renamed)}"] if renamed else []
-        notes += [f"labels it does not tell: {', '.join(unknown)}"] if unknown else []
-        self.notes = (*source.notes, *notes)
+        self.notes = (*source.notes, *say("relabelled", labels, self.wordings))
         words = {label: wording.words for label, wording in self.wordings.items()}
         self.records = rename_labels(source.records, source.labels, labels, words)
 

@@ -16,7 +16,7 @@ from xray_lightning.data.phantom.anatomy import Chest, build_chest
 from xray_lightning.data.phantom.film import Canvas, Density, add_layers, blur, expose
 from xray_lightning.data.phantom.findings import draw_components, draw_mask
 from xray_lightning.data.phantom.patients import FINDINGS, Stream, Visit
-from xray_lightning.data.source import Identity, Mask, Pixels, Source
+from xray_lightning.data.source import Identity, Mask, Pixels, Source, say
 from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
@@ -52,12 +52,6 @@ class Phantom(Source):
     name = "phantom"
     labels = CHEST_XRAY14
     missing = ()
-    notes = (
-        "These radiographs are synthetic: drawn from simple shapes, they test code and methods, "
-        "and say nothing about patients.",
-        "Findings are exaggerated and rare ones raised in frequency; the official split repeats "
-        "the direction of NIH's bias (test patients are sicker and more often AP), not its size.",
-    )
 
     def __init__(
         self,
@@ -82,7 +76,7 @@ class Phantom(Source):
             )
         self.patients, self.seed, self.size = patients, seed, size
         self._shortcut, self._label, self._strength = shortcut, shortcut_label, shortcut_strength
-        self.population = f"phantom-{seed}"
+        self.population, self.notes = f"phantom-{seed}", say("phantom")
         visits = [v for patient in range(patients) for v in people.draw_history(seed, patient)]
         self._visits = {visit.image_id: visit for visit in visits}
         self.records = tuple(map(self._record, visits))
