@@ -21,6 +21,7 @@ from xray_lightning.explain import overlays as maps
 from xray_lightning.explain.maps import enlarge
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
+from xray_lightning.report.page import say
 from xray_lightning.wording import shorten
 from xray_lightning.writing import save_figure
 
@@ -35,14 +36,7 @@ BAR = 0.12  # inches below a picture for its colour bar
 
 CELL, TEXT, TOP = 1.6, 0.44 + BAR, 0.54  # inches
 TRUTH = {1.0: "present", 0.0: "absent"}
-KEY = (
-    "each finding's maps on one scale, strongest from the 99th percentile; blue: boxes\n"
-    "purple: against the finding, orange: for it, clear: 0 (of maps without a sign: the median)"
-)
-RULES = {
-    "confident": "the most confident calls of each kind",
-    "random": "drawn at random, seed {seed}",
-}
+RULES = ("confident", "random")
 # Where each kind stands: (row, block); the line lies between the blocks.
 PLACES = {
     "true positives": (0, 0),
@@ -52,10 +46,6 @@ PLACES = {
 }
 RED = "#D62728"
 SIDE, WORDS, MARGIN, HEAD, FOOT = 1.8, 0.48 + BAR, 0.25, 0.5, 0.25 + BAR  # inches
-PANEL_KEY = (
-    "the network's map of the finding, one scale for all, strongest from the 99th percentile; "
-    "purple: against it, orange: for it, clear: 0 (of maps without a sign: the median); blue: boxes"
-)
 
 
 def common_scale(heats: Sequence[maps.Floats], *, signed: bool | None = None) -> Scale:
@@ -118,7 +108,7 @@ def gallery_figure(overlays: Sequence[maps.Overlay], title: str, columns: int = 
     rows = max(1, math.ceil(len(overlays) / columns))
     width, height = columns * CELL, rows * (CELL + TEXT) + TOP
     figure = Figure(figsize=(width, height), dpi=110)
-    words = f"{title}\n{KEY}"
+    words = "\n".join([title, *say("gallery_key")])
     figure.text(0.01, 1 - 0.08 / height, words, fontsize=7.5, va="top", parse_math=False)
     signed = any(overlay.heat.min() < 0 for overlay in overlays)
     heats: dict[str, list[maps.Floats]] = {}
@@ -223,12 +213,7 @@ def results_panel(
     drawn = iter(maps.make_overlays(net, data, "test", [(row, label) for row in rows], test.scores))
     cells = {kind: [next(drawn) for _ in chosen[kind]] for kind in chosen}
     counts = {kind: len(outcomes[kind]) for kind in outcomes}
-    title = (
-        f"{label}, test set of {data.source.title}, split {data.split.name} "
-        f"[{data.split.subset_fingerprints['test']}]\ncalled positive at a score of "
-        f"{threshold:.3g} or more (Youden's J on validation); images: "
-        f"{RULES[panel.rule].format(seed=panel.seed)}"
-    )
+    title = "\n".join(say("panel", label, data, threshold, panel))
     save_figure(panel_figure(cells, counts, panel.columns, title), path)
     return True
 
@@ -262,5 +247,5 @@ def panel_figure(
     figure.text(MARGIN / width, 1 - 0.12 / height, title, fontsize=9, va="top", parse_math=False)
     ends = FOOT / height, 1 - HEAD / height
     figure.add_artist(Line2D([0.5, 0.5], ends, color=RED, linewidth=2))
-    figure.text(MARGIN / width, 0.1 / height, PANEL_KEY, fontsize=6.5)
+    figure.text(MARGIN / width, 0.1 / height, say("panel_key")[0], fontsize=6.5)
     return figure
