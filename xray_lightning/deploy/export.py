@@ -31,6 +31,7 @@ from xray_lightning.metrics.calibration import TINY, Calibration
 from xray_lightning.metrics.compare import Difference, compare_aurocs
 from xray_lightning.records import patient_ids
 from xray_lightning.results import Json, Result
+from xray_lightning.wording import tell
 
 OUTPUTS = ("scores", "probabilities", "calls")
 BATCHES = (1, 2, 5)  # sizes that are checked
@@ -67,12 +68,7 @@ class Quantised(Exported):
     @property
     def sentence(self) -> str:
         """What was seen, and what became of the file."""
-        low, high = self.auroc.interval or (self.auroc.difference,) * 2
-        cost = f"8 bits cost {self.auroc.difference:+.4f} ({low:+.4f} to {high:+.4f}) of the mean "
-        cost += f"AUROC {self.auroc.first:.4f} and turn {self.turned:.2%} of calls, on "
-        end = "kept" if self.kept else "not kept, it may cost more or cannot be told"
-        cost += f"{self.films:,} images of {self.patients:,} patients"
-        return f"{cost}; {self.margin:g} is allowed: {end}"
+        return tell(__package__, "quantised", self)[0]
 
 
 class Deployed(nn.Module):

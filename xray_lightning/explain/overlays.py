@@ -21,18 +21,14 @@ from xray_lightning.explain.localisation import BOXES, MASKS, AnnotatedMaps, Box
 from xray_lightning.metrics.localisation import Heat, Region, pointing_game, region_of
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
+from xray_lightning.wording import tell
 from xray_lightning.writing import open_replacing, save_figure
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 Place = tuple[int, str]  # row of a subset, and the finding whose map is shown
 
-RULES = {  # of a finding's heat maps
-    "fixed": "the first images with the finding",
-    "confident": "the highest scores of the finding",
-    "errors": "the lowest scores with the finding and the highest without, in turn",
-    "boxes": "the first images with a box of the finding",
-}
+RULES = ("fixed", "confident", "errors", "boxes")  # of a finding's heat maps
 BATCH = 16  # images a pass
 
 
@@ -53,7 +49,7 @@ def order_rows(rule: str, scores: Floats, targets: Floats, has_box: Mask) -> Row
 class Choice:
     """Which images heat maps are drawn of; a ConfigError for an unknown rule, or images below 1."""
 
-    rule: str = "fixed"  # a key of ``RULES``
+    rule: str = "fixed"  # of ``RULES``
     images: int = 2  # of each finding
     labels: tuple[str, ...] | None = None  # the findings; None: all of the data
 
@@ -318,9 +314,7 @@ class HeatMaps(pl.Callback):
         """Draw the chosen images of a subset; the figure and the raw maps go to the folder."""
         places = self.choice.places(data, subset, scores)
         overlays = make_overlays(net, data, subset, places, scores, method=self.method)
-        title = f"{subset} set of {data.source.title}, split {data.split.name} "
-        title += f"[{data.split.subset_fingerprints[subset]}]: {self.method}, "
-        title += RULES[self.choice.rule]
+        (title,) = tell(__package__, "heat_maps", data, subset, self.method, self.choice.rule)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_maps(overlays, self.folder / f"{name}.npz")
         figure = self.draw(overlays, title)
