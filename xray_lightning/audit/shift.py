@@ -243,21 +243,17 @@ def score_baselines(
     prior = prevalence(table.targets[train])
     scores = {METADATA: score_by_metadata(table, train, test, seed)}
     scores |= dict.fromkeys((PREVIOUS, OTHERS, TRAINED))
-    reasons = dict.fromkeys(scores, "the label table tells no patients")
-    reasons[METADATA] = "the label table has no metadata that varies"
     if table.patients_known:
         scores[PREVIOUS] = score_by_previous(table, test, prior)
         if np.bincount(table.patients[test]).max() > 1:
             scores[OTHERS] = score_by_mean(table, test, test, prior)
         scores[TRAINED] = score_by_mean(table, train, test, prior)
-        reasons[PREVIOUS] = "the label table has no follow-up numbers"
-        reasons[OTHERS] = "no patient has two images in test"
     targets, drawn = table.targets[test], bootstrap.subset(test)
     rows = []
     for name, known in scores.items():
         result = None if known is None else MeanAuroc.of(table.labels, known, targets, drawn)
-        (method,) = tell(__package__, "method", name)
-        rows.append(Baseline(name, method, result, "" if result else reasons[name]))
+        method, undefined = tell(__package__, "method", name, table.patients_known)
+        rows.append(Baseline(name, method, result, "" if result else undefined))
     return rows
 
 

@@ -40,11 +40,6 @@ LABELS = FACTS.labels
 RADIOLOGISTS = {"Airspace Opacity": "Lung Opacity"}  # their word for it in CheXlocalize and MIMIC
 UNMASKED = (NO_FINDING, "Pneumonia", "Pleural Other", "Fracture")
 MASKED = tuple(label for label in LABELS if label not in UNMASKED)
-TABLES = {  # part -> names of its table, Stanford's and CheXlocalize's
-    "train": ("train.csv",),
-    "valid": ("valid.csv", "val_labels.csv"),
-    "test": ("test_labels.csv", "test.csv"),
-}
 FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 _SIZE = ("images", "patients", "studies", "frontal", "lateral")
 
@@ -149,7 +144,7 @@ def _draw_boxes(record: Record, masks: Mapping[str, Packed]) -> Record:
 
 def _find_tables(folder: Path) -> dict[str, Path]:
     """Part -> its table, of those that are there."""
-    paths = {part: find_files(folder, *names) for part, names in TABLES.items()}
+    paths = {part: find_files(folder, *names) for part, names in FACTS.files.items()}
     return {part: own[0] for part, own in paths.items() if own}
 
 

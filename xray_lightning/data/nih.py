@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.source import Source, find_files, find_table, index_images, say
+from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts, say
 from xray_lightning.data.tables import Table, format_count, open_text, read_boxes, read_table
 from xray_lightning.errors import DataNotFoundError, SplitError, TableError
 from xray_lightning.records import CHEST_XRAY14, Box, Records, encode, read_column
@@ -30,10 +30,7 @@ from xray_lightning.records import CHEST_XRAY14, Box, Records, encode, read_colu
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
 
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")  # best first
-LISTS = {  # subset -> names of its list: NIH's own, and Kaggle's
-    "train_val": ("train_val_list.txt", "train_val_list_NIH.txt"),
-    "test": ("test_list.txt", "test_list_NIH.txt"),
-}
+LISTS = read_facts("nih").files
 _IMAGE, _PATIENT, _AGE, _VIEW = "Image Index", "Patient ID", "Patient Age", "View Position"
 _FINDINGS, _FOLLOW_UP, _SEX = "Finding Labels", "Follow-up #", "Patient Gender"
 _BOX_COLUMNS = (_IMAGE, "Finding Label", "Bbox [x", "y", "w", "h]")

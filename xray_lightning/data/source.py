@@ -46,6 +46,7 @@ class Facts:
     unknown_patients: str = ""  # why patients cannot be told apart
     labels: tuple[str, ...] = ()  # the L labels
     views: Mapping[str, str] = field(default_factory=dict)  # its words for ours
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # part -> names of its table
     counts: Counts = field(default_factory=dict)  # what stands in its tables
 
 
@@ -172,7 +173,7 @@ class Source:
         """Take the records of a folder; notes say what is not as one expects."""
         self.unknown_patients = "" if self.population else self.facts.unknown_patients
         said = [*filter(None, [self.unknown_patients]), *notes]
-        said += compare_counts(counts, self.facts.counts)
+        said += say("counts", counts, self.facts.counts)
         self.counts, self.records = dict(counts), select_views(records, views, said)
         self.notes = (*said, *say("missing", len(self.missing), len(self), len(stray)))
         if self.unknown_patients:  # said to who called the constructor
@@ -220,12 +221,7 @@ class Source:
 
 def describe_targets(labels: Sequence[str], targets: Sequence[float]) -> str:
     """The findings of an image in words, and the labels of which nothing is known."""
-    pairs = list(zip(labels, targets, strict=True))
-    present = [label for label, target in pairs if target == 1]
-    unknown = [label for label, target in pairs if target not in (0, 1)]
-    words = [", ".join(present)] if present or unknown else ["no finding"]
-    words += [f"unknown: {', '.join(unknown)}"] if unknown else []
-    return "; ".join(filter(None, words))
+    return "; ".join(say("targets", dict(zip(labels, targets, strict=True))))
 
 
 def choose_labels(asked: str | Sequence[str], *sides: Sequence[str]) -> tuple[str, ...]:
@@ -375,17 +371,3 @@ def select_views(
     if others := [f"{view} {there[view]:,}" for view in sorted(there.keys() - set(views))]:
         notes.append(f"LEFT OUT: views {', '.join(others)} (data.views=[{', '.join(views)}])")
     return take_records(records, np.flatnonzero([word in views for word in words]))
-
-
-def compare_counts(counts: Counts, published: Counts) -> list[str]:
-    """What of a table is not as it was published, a sentence each.
-
-    >>> compare_counts({"table": {"images": 223_410}}, {"table": {"images": 223_414}})
-    ['table: 223,414 images expected, 223,410 here']
-    """
-    return [
-        f"{table}: {number:,} {row} expected, {counts.get(table, {}).get(row, 0):,} here"
-        for table, rows in published.items()
-        for row, number in rows.items()
-        if counts.get(table, {}).get(row, 0) != number
-    ]

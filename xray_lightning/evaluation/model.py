@@ -25,6 +25,7 @@ from xray_lightning.evaluation.predictions import TABLE, Predictions
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, read_column
 from xray_lightning.training.task import XrayTask
+from xray_lightning.wording import tell
 from xray_lightning.writing import read_json, write_json
 
 CHOICES = ("exclude", "report")
@@ -134,13 +135,11 @@ def choose_test_images(
     find = partial(_require_own, description, data, choice, find_own) if choice else lambda: None
     about, cache_dir = (description, data.source, data.subset_records("test")), data.cache_dir
     met = recognise_patients(*about, find, cache_dir=cache_dir)
-    note = f"these test images [{fingerprint}] are not those of the training run [{trained}]; "
-    if not met.how:
-        return whole, f"{note}some of them, or of their patients, may have been trained on"
-    note += "compared by pixels with its own data, " if met.how == "pixels" else ""
     seen, rows = met.seen, data.split.subsets["test"]
+    told = fingerprint, trained, met.how, int(seen.sum()), choice
+    (note,) = tell(__package__, "test_images", *told)
     if not seen.any():
-        return whole, f"{note}no patient of them is one it learned from"
+        return whole, note
     if choice is None:
         raise ConfigError(
             f"{seen.sum():,} of the {len(seen):,} test images show patients that the checkpoint "
@@ -152,11 +151,10 @@ def choose_test_images(
             f"all {len(seen):,} test images show patients that the checkpoint was trained or "
             "chosen on: nothing is left to evaluate it on. Choose another split or other data"
         )
-    subsets, what = {"test": replace_test(data.split, data.records, rows[~seen])}, "left out"
+    subsets = {"test": replace_test(data.split, data.records, rows[~seen])}
     if choice == "report":
         subsets["test_seen"] = replace_test(data.split, data.records, rows[seen])
-        what = "scored apart, as test_seen"
-    return subsets, f"{note}{seen.sum():,} that show patients it learned from are {what}"
+    return subsets, note
 
 
 def take_images(data: XrayDataModule, images: str) -> None:
