@@ -16,11 +16,9 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, ProgressBar
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import nn
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.partition import SUBSETS
 from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import ConfigError, SplitError, XrayError, require_number
 from xray_lightning.folders import prepare_folder
@@ -30,6 +28,7 @@ from xray_lightning.training.callbacks.epochs import EpochSeed, MetricsFile, Wat
 from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone, RunCheckpoint
 from xray_lightning.training.environment import describe_sampling, write_environment
 from xray_lightning.training.task import XrayTask
+from xray_lightning.wording import tell
 
 LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
@@ -304,35 +303,17 @@ def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
 
 def log_run(data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
     """Log what the run is about to use, and what is undefined in it."""
-    for note in [*usage_notes(data.source), *data.split.notes]:
-        LOG.info("%s: %s", data.source.name, note)
-    sizes = ", ".join(f"{subset} {len(data.split.subsets[subset]):,}" for subset in SUBSETS)
-    LOG.info("split %s [%s]: %s images", data.split.name, data.split.fingerprint, sizes)
-    for subset in SUBSETS:
-        if empty := data.labels_without_positives(subset):
-            LOG.warning("no positive in %s: %s; AUROC there is undefined", subset, ", ".join(empty))
-    if data.permute_labels:
-        LOG.warning("permute_labels: training labels are permuted, so the scores mean nothing")
-    if line := describe_sampling(data):
-        LOG.info(line)
-        if any(buffer.numel() for buffer in task.loss.buffers()):
-            LOG.warning("loss: counted on the training set, not on what the sampler draws of it")
-    log_network(task.net)
-    if trainer.world_size > 1:
-        LOG.info("%d processes x %d images a step", trainer.world_size, data.batch_size)
-
-
-def log_network(net: nn.Module) -> None:
-    """Log its size, how much of it learns, and from which weights."""
+    net, notes, sampling = task.net, usage_notes(data.source), describe_sampling(data)
     sizes = [(one.numel() / 1e6, one.requires_grad) for one in net.parameters()]
-    report, config = getattr(net, "load_report", None), getattr(net, "config", {})
-    weights = f"loaded {report}; the head is new" if report else "random weights"
-    some = sum(size for size, learns in sizes if learns)
-    share = "" if all(learns for _, learns in sizes) else f", of which {some:.2f} M learn"
-    name = config.get("backbone", type(net).__name__)
-    LOG.info("%s: %.1f M parameters%s, %s", name, sum(size for size, _ in sizes), share, weights)
-    if share and not report:
-        LOG.warning("model.finetune holds random weights: use model.weights=imagenet or a file")
+    name = getattr(net, "config", {}).get("backbone", type(net).__name__)
+    loaded = getattr(net, "load_report", None)
+    about = [*notes, *data.split.notes], sampling, name, loaded, sizes, trainer.world_size
+    for line in tell(__package__, "used", data, *about):
+        LOG.info("%s", line)
+    counted = bool(sampling) and any(buffer.numel() for buffer in task.loss.buffers())
+    frozen = not loaded and not all(learns for _, learns in sizes)
+    for line in tell(__package__, "doubtful", data, counted, frozen):
+        LOG.warning("%s", line)
 
 
 def _find(trainer: pl.Trainer, kind: type) -> Any:
