@@ -136,12 +136,8 @@ def make_split(
     if leaked:
         patients = patient_ids(records)
         seen = np.isin(patients[arrays["test"]], patients[arrays["train"]]).mean()
-        warnings.warn(
-            f"leaky split: {leaked:,} patients have images in several subsets, and the patient "
-            f"of {seen:.1%} of the test images is in train; use it only for comparison",
-            LeakySubsetsWarning,
-            stacklevel=4,  # of who called the splitter
-        )
+        (text,) = say("leaky", leaked, f"{seen:.1%}")
+        warnings.warn(text, LeakySubsetsWarning, stacklevel=4)  # of who called the splitter
     return split
 
 
