@@ -97,3 +97,20 @@ def test_ctrl_c_leaves_no_lock_that_nobody_frees() -> None:
     with pytest.raises(KeyboardInterrupt), processes.stop_on_signals(""):
         timer.start() or threading.Event().wait(9)  # inside threading, but holding no lock
     assert time.monotonic() - begun < 5
+
+
+def test_ctrl_c_within_a_del_is_not_lost() -> None:
+    """Python swallows what is raised there."""
+
+    class Gone:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def command() -> None:
+        Gone()
+        time.sleep(9)
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), processes.stop_on_signals(""):
+        command()
+    assert time.monotonic() - begun < 5

@@ -4,6 +4,7 @@ import _thread
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -16,7 +17,7 @@ STOPPED = 128  # and the number of the signal: an exit code
 STOPS = (signal.SIGTERM, signal.SIGHUP)  # exit codes 143 and 129; Ctrl-C: 130
 DEADLINE = 5.0  # seconds that schedulers are sure to leave
 STOPPED_BY: list[int] = []  # the signals that came
-PUT_OFF: list[int] = []  # those that came where nothing can be stopped
+PUT_OFF: list[int] = []  # those that came where nothing can be stopped, and come again
 REMARKS = (
     ".*does not have many workers.*",  # on a CPU they would fight with the compute threads
     ".*smaller than the logging interval.*",  # figures are logged once an epoch
@@ -74,12 +75,17 @@ def stop_on_signals(kept: str) -> Iterator[None]:
     before = {number: signal.signal(number, _stop) for number in heard}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    wakeup, over = signal.set_wakeup_fd(writer), threading.Event()
+    wakeup, over, usual = signal.set_wakeup_fd(writer), threading.Event(), sys.unraisablehook
+    sys.unraisablehook = lambda lost: (  # what is raised in a __del__ goes no further
+        _put_off(signal.SIGINT) if lost.exc_type is KeyboardInterrupt else usual(lost)
+    )
     threading.Thread(target=_end_in_time, args=(reader, over, kept), daemon=True).start()
     try:
         yield
     finally:
         over.set()
+        PUT_OFF.clear()
+        sys.unraisablehook = usual
         signal.set_wakeup_fd(wakeup)
         os.close(writer)
         for number, handler in before.items():
@@ -90,18 +96,22 @@ def _stop(number: int, frame: FrameType | None) -> None:
     """Not where ``threading`` takes or frees a lock, for 0.5 s at most: it would stay locked."""
     inside = frame and frame.f_code.co_filename == threading.__file__
     if frame and inside and "gotit" not in frame.f_locals and len(PUT_OFF) < 50:  # Condition.wait's
-        PUT_OFF.append(number)
-        _thread.start_new_thread(_send_again, (number,))
-        return
+        return _put_off(number)
     if number in STOPS:
         signal.signal(number, signal.SIG_IGN)  # some schedulers send it twice
     STOPPED_BY.append(number)
     raise KeyboardInterrupt
 
 
+def _put_off(number: int) -> None:
+    PUT_OFF.append(number)
+    _thread.start_new_thread(_send_again, (number,))
+
+
 def _send_again(number: int) -> None:
     time.sleep(0.01)
-    signal.pthread_kill(threading.main_thread().ident or 0, number)
+    if PUT_OFF:  # else all is over
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _end_in_time(reader: int, over: threading.Event, kept: str) -> None:

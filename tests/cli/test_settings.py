@@ -14,7 +14,7 @@ from running import LIGHT, run
 from xray_lightning.cli import settings as locate
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.settings import read_known_keys, require_known_keys
-from xray_lightning.cli.train import train
+from xray_lightning.cli.train import free_moved, train
 from xray_lightning.errors import ConfigError, DataNotFoundError
 
 WATCHED = """
@@ -195,3 +195,10 @@ def test_nothing_is_trained(command, tmp_path, monkeypatch, capsys) -> None:
     assert train([*command.split(), *options, "--config-dir", str(tmp_path / "conf")]) == 2
     assert "error: unknown setting lr: optim.optimizer.lr?" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*/*"))
+
+
+def test_a_resumed_run_has_data_settings_of_its_own() -> None:
+    moved = free_moved(["resume=RUN", "data.root=DIR"])
+    require_known_keys(compose_settings(moved))  # the phantom, the default, has no root
+    with pytest.raises(ConfigError, match=r"unknown setting data\.root"):
+        require_known_keys(compose_settings(moved[1:]))

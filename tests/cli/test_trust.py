@@ -145,7 +145,7 @@ def test_no_verb_builds_it(foreign: Callable[..., Path], tmp_path: Path, key: st
 def test_where_things_lie_may_change_on_the_way(foreign: Callable[..., Path]) -> None:
     data = {"_target_": "xray_lightning.data.csv.CsvTable", "table": "old/t.csv", "root": "old"}
     run = foreign({"data": data | {"boxes": None, "labels": None}}).parents[1]
-    moved = ["data.root=/new", "data.table=/new/t.csv", "cache_dir=/new/cache"]
+    moved = ["++data.root=/new", "data.table=/new/t.csv", "cache_dir=/new/cache"]
     config, last = resume_run(run, [f"resume={run}", *moved])
     assert (config.data.root, config.data.table) == ("/new", "/new/t.csv")
     assert (config.cache_dir, config.run_dir) == ("/new/cache", str(run))

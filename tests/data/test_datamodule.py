@@ -87,8 +87,7 @@ module = partial(toy_data, of=PHANTOM, augment=augment_light())
 
 def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0) -> Any:
     place = {"global_rank": rank, "world_size": world, "num_devices": world}
-    strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    return SimpleNamespace(**place, strategy=strategy, current_epoch=epoch)
+    return SimpleNamespace(**place, current_epoch=epoch, state=SimpleNamespace(status=None))
 
 
 def epochs(data: XrayDataModule, numbers: Sequence[int] = (0, 1)) -> list[list[Any]]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from scipy.stats import chisquare, ks_2samp
+from pytorch_lightning.callbacks import LambdaCallback
+from scipy.stats import ks_2samp
 from toy import toy_data
 
 import xray_lightning as xl
@@ -58,16 +59,6 @@ def test_draws_are_distributed_as_those_of_albumentations(make: Any) -> None:
         assert ks_2samp(one, other).pvalue > 1e-4
 
 
-def test_kinds_come_equally_often() -> None:
-    drawn = [augment_rsna().changes.draw(seed, SIZE) for seed in range(DRAWS)]  # type: ignore[union-attr]
-    still = np.eye(2, 3)
-    blurred = np.array([float(one["blurs"][2]) < 1 for one in drawn])
-    moved = np.array([np.abs(one["places"].numpy() - still).max() > 1e-6 for one in drawn])
-    assert not (blurred & moved).any()
-    counts = [blurred.sum(), moved.sum(), (~blurred & ~moved).sum()]
-    assert chisquare(counts, np.array([1, 4, 1]) * DRAWS / 6).pvalue > 1e-3
-
-
 @pytest.mark.parametrize("make", [augment_light, augment_xray14, augment_rsna])
 def test_pixels_are_those_of_opencv(make: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
@@ -99,31 +90,23 @@ def test_a_gpu_gives_the_pixels_of_a_cpu(make: Any) -> None:
 
 def fitted(folder: Any, **settings: Any) -> tuple[list[Any], list[Any]]:
     """The batches that a training and its validation see, on a CPU that stands in for a GPU."""
-
-    class Keep(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.seen: tuple[list[Any], list[Any]] = [], []
-            self.automatic_optimization = False
-            self.layer = torch.nn.Linear(1, 1)
-
-        def training_step(self, batch: Any, batch_idx: int) -> None:
-            self.seen[0].append(batch)
-
-        def validation_step(self, batch: Any, batch_idx: int) -> None:
-            self.seen[1].append(batch)
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters())
-
     data = toy_data(folder, of=PHANTOM, batch_size=8, **settings)
-    keep = Keep()
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=2, enable_checkpointing=False, num_sanity_val_steps=0, **quiet
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 32, len(data.labels)))
+    task, seen = xl.XrayTask(net, labels=data.labels), ([], [])
+    listen = LambdaCallback(
+        on_train_batch_start=lambda _, __, batch, ___: seen[0].append(batch),
+        on_validation_batch_start=lambda _, __, batch, *___: seen[1].append(batch),
     )
-    trainer.fit(keep, data)
-    return keep.seen
+    place = {"accelerator": "cpu", "max_epochs": 2, "callbacks": [listen], "logger": False}
+    trainer = pl.Trainer(**place, enable_progress_bar=False, enable_checkpointing=False)
+    trainer.fit(task, data)
+    by_hand = [
+        next(iter(loader()))["image"] for loader in (data.train_dataloader, data.val_dataloader)
+    ]
+    assert all(images.is_floating_point() for images in by_hand)
+    with pytest.raises(xl.ConfigError, match=r"not torch\.uint8: put a batch through its data mod"):
+        task((by_hand[0] * 255).byte())
+    return seen
 
 
 @pytest.mark.parametrize("clahe", [False, True])

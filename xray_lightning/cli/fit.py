@@ -30,7 +30,7 @@ from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)
 SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", *CACHES, "trust")  # change no result
-NODES = {"trainer.num_nodes": 1}  # of a trainer that does not name them
+UNNAMED = {"trainer.num_nodes": 1, "augment.on": "auto"}  # where a run does not name them
 LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
 MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
     *("workers", "threads", *CACHES, "data.root", "data.table", "data.boxes"),
@@ -95,7 +95,8 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[Settings, Checkpoin
     checkpoint = load_checkpoint(last) if later or last.is_file() else None
     if checkpoint:
         load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
-    own, changes = take_own(overrides, {"resume": "", "trust": False})
+    plain = [text.removeprefix("++") for text in overrides]  # see cli.train.free_moved
+    own, changes = take_own(plain, {"resume": "", "trust": False})
     for change in changes:
         if not change.startswith(("trainer.", *(f"{key}=" for key in MOVABLE))):
             raise ConfigError(
@@ -115,7 +116,7 @@ def require_same_settings(config: Settings, run: Path) -> None:
     """Never take another run's result, or go on with another run's weights."""
     ours = to_container(build.reusable(to_container(config)), resolve=False)
     now, then = (
-        NODES | {k: v for k, v in entries_of(values) if not isinstance(v, dict)}
+        UNNAMED | {k: v for k, v in entries_of(values) if not isinstance(v, dict)}
         for values in (ours, configs.read_config(run))
     )
     keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]

@@ -141,7 +141,10 @@ def require_known_keys(config: Settings, *, below: bool = True) -> None:
     """Refuse a key that nothing reads, a deleted one, and a wrong type; ``below``: at any depth."""
     # free: an object's constructor arguments, names of callbacks and loggers, keys of mappings
     plain = {k: v for k, v in to_container(config, resolve=False).items() if k != "hydra"}
-    if strange := list(_find_unknown_keys(plain if below else dict.fromkeys(plain))):
+    checked = plain if below else dict.fromkeys(plain)
+    if plain.get("resume"):  # the run has its own, and says itself which may change
+        checked = {k: v for k, v in checked.items() if k not in ("data", "split", "augment")}
+    if strange := list(_find_unknown_keys(checked)):
         place = strange[0].rpartition(".")[0]
         target = OmegaConf.select(config, f"{place}._target_") if place else None
         more = _list_parameters(target, set()) if target else ()

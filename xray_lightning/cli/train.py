@@ -28,7 +28,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
     main = hydra.main(version_base="1.3", config_path=str(find_conf()), config_name="train")(_fit)
 
     def command() -> None:
-        sys.argv[1:] = join_sets(with_sweep_folder(sys.argv[1:]))
+        sys.argv[1:] = join_sets(with_sweep_folder(free_moved(sys.argv[1:])))
         try:
             with name_unknown_keys(sys.argv[1:]):
                 main()
@@ -41,6 +41,17 @@ def train(arguments: Sequence[str] | None = None) -> int:
         again = "" if named else " with hydra.sweep.dir= and the folder of this one"
         print(f"start the same command again{again}: it runs only what is missing", file=sys.stderr)
     return code
+
+
+def free_moved(arguments: Sequence[str]) -> list[str]:
+    """Let ``resume=`` change what the run's own data, split and augment have, not the defaults'.
+
+    >>> free_moved(["resume=RUN", "data.root=DIR"])
+    ['resume=RUN', '++data.root=DIR']
+    """
+    resumed = any(text.startswith("resume=") for text in arguments)
+    groups = ("data.", "split.", "augment.")
+    return [f"++{text}" if resumed and text.startswith(groups) else text for text in arguments]
 
 
 def with_sweep_folder(arguments: Sequence[str]) -> list[str]:

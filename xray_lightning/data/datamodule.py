@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerStatus
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -277,27 +278,20 @@ class XrayDataModule(pl.LightningDataModule):
         drawn = {name: batch.pop(name) for name in ("places", "blurs") if name in batch}
         return batch | {"image": change(images, **drawn) if drawn else images}
 
-    def _feed(self, loader: DataLoader[Sample]) -> DataLoader[Sample]:
-        """A loader whose batches go through :meth:`on_after_batch_transfer`."""
-        dataset = cast("XrayDataset", loader.dataset)
-        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
-        dataset.raw = self.augment_on == "gpu" or (device == "cuda" and self.augment_on == "auto")
-        dataset.resident = dataset.raw and self._kept is not None
+    def _feed(self, loader: DataLoader[Sample], *, keep: bool = False) -> DataLoader[Sample]:
+        """A loader whose batches go through :meth:`on_after_batch_transfer`, if Lightning asks."""
+        if self.trainer is None or self.trainer.state.status != TrainerStatus.RUNNING:
+            return loader  # by hand
+        dataset, device = cast("XrayDataset", loader.dataset), self.trainer.strategy.root_device
+        on_gpu = device.type == "cuda"
+        dataset.raw = self.augment_on == "gpu" or (on_gpu and self.augment_on == "auto")
+        kept = self._kept is not None and self._kept.device == device
+        if keep and dataset.raw and not (kept or self.by_cpu or self.resident == "false"):
+            room = torch.cuda.mem_get_info(device)[0] / 4 if on_gpu else 0
+            if kept := self.resident == "true" or math.prod(self.cache.images.shape) <= room:
+                self._kept = keep_images(dataset.square, len(self.records), device)
+        dataset.resident = dataset.raw and kept
         return loader
-
-    def _keep(self, square: Callable[[int], Image]) -> None:
-        """Put all images on the device that trains if they are to be there, once."""
-        if (
-            self._kept is not None
-            or self.by_cpu
-            or self.trainer is None
-            or self.resident == "false"
-        ):
-            return
-        images, device = self.cache.images, self.trainer.strategy.root_device
-        room = torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else 0
-        if self.resident == "true" or math.prod(images.shape) <= room:
-            self._kept = keep_images(square, len(images), device)
 
     def prepare_data(self) -> None:
         """Decode the images that are not in the cache yet; one process does, the others wait."""
@@ -333,8 +327,7 @@ class XrayDataModule(pl.LightningDataModule):
         settings = {"batch_size": self.batch_size, "seed": self.seed, "rank": rank, "world": world}
         sampler = EpochSampler(self._plan(), len(dataset), **settings)
         sampler.set_epoch(max(self.next_epoch, self.trainer.current_epoch if self.trainer else 0))
-        self._keep(dataset.square)
-        return self._feed(self._loader(dataset, sampler))
+        return self._feed(self._loader(dataset, sampler), keep=True)
 
     def state_dict(self) -> dict[str, int]:
         """The epoch that follows the one just trained; part of the checkpoint."""

@@ -242,7 +242,7 @@ def draw_data(data: XrayDataModule, folder: Path) -> None:
     targets = {subset: data.subset_targets(subset) for subset in SUBSETS}
     figures.distribution_figure(targets, data.labels, folder / "class_distribution.png")
     data.prepare_data()
-    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    batch: Any = next(iter(data.train_dataloader()))
     pixels, truth = batch["image"].squeeze(1).numpy(), batch["targets"].numpy()
     figures.montage_figure(pixels, truth, batch["image_id"], data.labels, folder / "montage.png")
 

@@ -87,7 +87,10 @@ class XrayTask(pl.LightningModule):
         self.auroc, self.mean_loss = PerLabelAUROC(len(self.labels)), MeanMetric("error")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, L) of images (B, 1, H, W) in [0, 1]."""
+        """Logits (B, L) of images (B, 1, H, W) in [0, 1]; ConfigError: whole numbers."""
+        if not images.is_floating_point():
+            what = "put a batch through its data module's on_after_batch_transfer"
+            raise ConfigError(f"images must be float32 in [0, 1], not {images.dtype}: {what}")
         logits: Tensor = self.net(images)
         return logits
 
