@@ -18,6 +18,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -305,11 +306,8 @@ def test_what_a_disk_refuses_is_found_before_the_start(tmp_path, monkeypatch) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match=r"cannot use the image cache .*cache_dir=DIR"):
         build(Noise(5), tmp_path / "file" / "cache")
-
-    def full(descriptor: int, offset: int, size: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "posix_fallocate", Mock(side_effect=full))
     with pytest.raises(CacheError, match=r"cannot reserve .*No space left.*cache_dir=DIR"):
         build(Noise(5), tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]

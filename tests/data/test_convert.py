@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -70,14 +71,11 @@ def plan(folder: Path, *names: str, options: xl.PngOptions = RENAME) -> list[str
     return name_images([folder / name for name in names], folder, folder, options)
 
 
-def test_the_tree_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("second", ["a.dicom", "A.dcm"])  # the latter one file on some systems
+def test_the_tree_is_kept_and_two_files_never_become_one(tmp_path: Path, second: str) -> None:
     names = ("a.dcm", "b/1.2.840", "b/A.DICOM", "c.png.dcm")
     images = plan(tmp_path, *names, options=xl.PngOptions(bits=16))
     assert images == ["a.png", "b/1.2.840.png", "b/A.png", "c.png.png"]
-
-
-@pytest.mark.parametrize("second", ["a.dicom", "A.dcm"])  # the latter one file on some systems
-def test_two_files_never_become_one(tmp_path: Path, second: str) -> None:
     with pytest.raises(xl.DataError, match=rf"a\.dcm and {second} would both become"):
         plan(tmp_path, "a.dcm", second, options=xl.PngOptions())
 
@@ -136,11 +134,8 @@ def test_pipes_are_refused_not_waited_for(dicom: Path) -> None:
 
 
 def test_a_kill_leaves_no_half_png(dicom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kill(descriptor: int) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", kill)
+        patch.setattr(os, "fsync", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             convert(dicom)
     assert not (dicom.parents[1] / "out/sub/a.png").exists()

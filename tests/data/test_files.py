@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -119,11 +120,7 @@ def test_content(content: bytes, wanted: bool, tmp_path: Path) -> None:
 
 def test_what_cannot_be_opened_is_not_skipped(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_bytes(b"text")
-
-    def refused(self: Path, mode: str) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr(Path, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert looks_like_image(tmp_path / "file")
 
 

@@ -26,12 +26,8 @@ PUBLISHED = {
 FIRST = "00000001_000.png"
 
 
-@pytest.fixture(scope="module")
-def full(shared_data: Path) -> ChestXray14:
-    return ChestXray14(shared_data / "nih-metadata")
-
-
-def test_full_table(full: ChestXray14) -> None:
+def test_full_table(shared_data: Path) -> None:
+    full = ChestXray14(shared_data / "nih-metadata")
     assert len(full.records) == 112_120
     assert len({record.patient_id for record in full.records}) == 30_805
     assert len(full.missing) == 112_120
@@ -45,9 +41,6 @@ def test_full_table(full: ChestXray14) -> None:
     assert {record.image_id for record in boxed} <= full.official["test"]
     assert len({box.label for record in boxed for box in record.boxes}) == 8
     assert all(record.box_frame == (1024, 1024) for record in boxed)
-
-
-def test_full_positives_and_descriptions(full: ChestXray14) -> None:
     assert full.labels == CHEST_XRAY14
     for subset, (no_finding, view, follow_up, positives) in PUBLISHED.items():
         rows = [record for record in full.records if record.image_id in full.official[subset]]

@@ -89,8 +89,7 @@ def test_choices_change_images_and_title(tmp_path: Path) -> None:
     assert [record.image_id[0] for record in physicians.records] == list("abcd")
     assert physicians.title == "padchest (labelled_by: physician, pediatric: false)"
     assert any("children 1" in note for note in physicians.notes)
-    other = tmp_path / "map.yaml"
-    other.write_text("Nodule: [pseudonodule]\nMass: [mass, unheard of]\n")
+    other = write_lines(tmp_path / "map.yaml", "Nodule: [pseudonodule]", "Mass: [mass, unheard of]")
     own = PadChest(tmp_path, label_map=other)
     assert own.labels == ("Nodule", "Mass")
     assert own.title.startswith("padchest (label_map: ")
@@ -121,8 +120,7 @@ def test_more_bits_than_stored_and_damage_are_errors(tmp_path: Path) -> None:
         source.read(b)
     with pytest.raises(errors.InvalidImageError, match=r"a\.png.*truncated"):
         source.read(a)
-    damaged = tmp_path / "damaged.txt"
-    damaged.write_text("a.png\nb.png")
+    damaged = write_lines(tmp_path / "damaged.txt", "a.png", "b.png", end="")
     rest = PadChest(tmp_path, exclude=damaged)
     assert [record.image_id[0] for record in rest.records] == list("cdkm")
     assert any("in data.exclude 2" in note for note in rest.notes)
@@ -173,8 +171,7 @@ def test_errors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["- mass", "Mass: mass", "Mass: []", "Mass: [1]", "a: [b", ""])
 def test_bad_maps(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "map.yaml"
-    path.write_text(text)
+    path = write_lines(tmp_path / "map.yaml", text, end="")
     with pytest.raises(errors.TableError, match=r"map\.yaml"):
         read_label_map(path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import write_lists
+from toy import write_lines, write_lists
 
 import xray_lightning as xl
 from xray_lightning.data.partition import SUBSETS, FaultySplitError, fingerprint
@@ -272,16 +272,10 @@ def test_image_split_counts_leaked_patients() -> None:
     assert len(split.subsets["test"]) / len(records) == pytest.approx(0.2, abs=0.01)
 
 
-def write_table(folder: Path, text: str) -> Path:
-    path = folder / "split.csv"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
 def test_csv_split_reads_a_table(tmp_path: Path) -> None:
     """Names as lists have them: with folders, of other kinds, of images that are not there."""
     text = "\ufeffimage,split\nx/i0.png,Train\ni1,validation\ni2.jpg,TEST\ni3, valid \ni7,test\n"
-    path = write_table(tmp_path, text)
+    path = write_lines(tmp_path / "split.csv", text, end="")
     split = xl.csv_split(make_four(), None, path=path)
     assert [split.subsets[subset].tolist() for subset in SUBSETS] == [[0], [1, 3], [2]]
     assert split.settings == {"path": str(path)}
@@ -305,7 +299,7 @@ def test_csv_split_needs_a_table(lists) -> None:
 )
 def test_csv_split_refuses(tmp_path: Path, text: str, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        xl.csv_split(make_four(), None, path=write_table(tmp_path, text))
+        xl.csv_split(make_four(), None, path=write_lines(tmp_path / "split.csv", text, end=""))
 
 
 def test_nih_patient_splits_match_prevalence_and_seeds_really_differ(shared_data: Path) -> None:

@@ -25,15 +25,12 @@ RESNET = {7: Grid(0.0, 32.0)}
 @pytest.mark.parametrize(
     ("shape", "size"), [((7, 7), 224), ((5, 9), 33), ((1, 1), 8), ((4, 3), (40, 30))]
 )
-def test_even_cells_as_torch_enlarges_them(shape, size) -> None:
+def test_even_cells_as_torch_enlarges_them_and_at_its_own_size_a_map_stays(shape, size) -> None:
     maps = RNG.standard_normal((2, *shape), dtype=np.float32)
     theirs = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear")
     ours = enlarge(maps, size)
     assert ours.dtype == np.float32
     assert np.abs(ours - theirs[0].numpy()).max() < 1e-5
-
-
-def test_at_its_own_size_a_map_stays_what_it_is() -> None:
     maps = RNG.standard_normal((2, 6, 6))
     np.testing.assert_array_equal(enlarge(maps, 6), maps)
 
@@ -62,7 +59,7 @@ def test_shrunk_is_the_mean_of_the_pixels() -> None:
     assert np.allclose(shrink(region, (7, 5)), theirs, atol=1e-5)
 
 
-def test_a_pixel_belongs_to_the_cell_that_sees_it() -> None:
+def test_a_pixel_belongs_to_the_cell_that_sees_it_best_and_a_cell_may_be_empty() -> None:
     nearest = np.abs(np.arange(224)[:, None] - 32 * np.arange(7)).argmin(axis=1)
     for row in RNG.integers(0, 224, 30).tolist():
         if row % 32 == 16:  # half of it belongs to either cell
@@ -72,9 +69,6 @@ def test_a_pixel_belongs_to_the_cell_that_sees_it() -> None:
         covered = shrink(region, (7, 7), RESNET)
         assert (np.flatnonzero(covered[:, 3]) == nearest[row]).all()
     assert np.allclose(shrink(np.ones((224, 224), bool), (7, 7), RESNET), 1)
-
-
-def test_a_cell_that_sees_no_pixel_best_is_empty() -> None:
     covered = shrink(np.ones((8, 8), bool), (3, 3), {3: Grid(0.0, 10.0)})
     np.testing.assert_array_equal(covered, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
 

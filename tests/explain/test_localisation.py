@@ -180,19 +180,16 @@ def test_thresholds_are_tuned_on_other_patients(annotated: Make) -> None:
     assert value(facts, "mean box", "energy") != value(stated, "mean box", "energy")
 
 
-def test_tuning_on_scored_patients_is_refused(annotated: Make) -> None:
+def test_a_reference_of_scored_patients_and_one_of_nobody(annotated: Make) -> None:
     reference = tune_reference({"Mass": annotated(24, first=11)}, size=SIZE)  # p11 is in both
     with pytest.raises(ConfigError, match=r"thresholds were tuned on 1 of the patients .* is p11"):
         localise({"Mass": annotated(24)}, reference=reference)
-
-
-def test_an_empty_reference_is_no_reference(annotated: Make) -> None:
     facts = localise({"Mass": annotated(24)}, reference=localisation.Reference({}, {}, frozenset()))
     assert facts == localise({"Mass": annotated(24)})
 
 
 MAPS = np.zeros((2, 3, 3), np.float32)
-BOXES = [[(0, 0, 4, 4)], [(1, 1, 4, 4)]]
+PLAIN = localisation.AnnotatedMaps({"cam": MAPS}, [[(0, 0, 4, 4)], [(1, 1, 4, 4)]], ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -203,19 +200,17 @@ BOXES = [[(0, 0, 4, 4)], [(1, 1, 4, 4)]]
     ],
 )
 def test_what_cannot_be_scored(change: dict[str, object], message: str) -> None:
-    good = localisation.AnnotatedMaps({"cam": MAPS}, BOXES, ["a", "b"])
     with pytest.raises(ConfigError, match=message):
-        replace(good, **change)
+        replace(PLAIN, **change)
 
 
 def test_the_place_is_the_mask_where_there_is_one() -> None:
-    plain = localisation.AnnotatedMaps({"cam": MAPS}, BOXES, ["a", "b"])
-    assert (plain.regions(8)[1] == region_of(BOXES[1], 8)).all()
+    assert (PLAIN.regions(8)[1] == region_of(PLAIN.boxes[1], 8)).all()
     masks = np.random.default_rng(0).random((2, 8, 8)) > 0.5
-    assert replace(plain, masks=masks).regions(8) is masks
+    assert replace(PLAIN, masks=masks).regions(8) is masks
 
 
-def test_controls(annotated) -> None:
+def test_controls_and_the_ceiling_of_each_resolution(annotated) -> None:
     chosen = annotated(6)
     controls = control_maps(chosen, SIZE, [1, 2], 0.2, None)
     again = control_maps(chosen, SIZE, [1, 2], 0.2, None)
@@ -226,29 +221,22 @@ def test_controls(annotated) -> None:
     assert (controls["random"] != other["random"]).any()
     for row, boxes in enumerate(chosen.boxes):
         assert (controls["ceiling"][row] == shrink(region_of(boxes, SIZE), (16, 16))).all()
-
-
-def test_each_resolution_has_its_ceiling(annotated) -> None:
-    chosen = annotated(4)
-    fine = np.zeros((4, 24, 16), np.float32)
+    fine = np.zeros((6, 24, 16), np.float32)
     both = replace(chosen, maps={**chosen.maps, "gradient": fine})
     controls = control_maps(both, SIZE, [0], 0.25, None)
-    assert controls["ceiling"].shape == (4, 16, 16)
+    assert controls["ceiling"].shape == (6, 16, 16)
     assert controls["ceiling 24x16"].shape == fine.shape
-    assert controls["random"].shape == (4, 16, 16)
+    assert controls["random"].shape == (6, 16, 16)
 
 
-def test_mean_box_leaves_the_own_patient_out() -> None:
+def test_mean_box_of_other_patients_and_of_given_boxes(annotated) -> None:
     maps = np.random.default_rng(0).random((5, 3, 2), dtype=np.float32)
     patients = ["b", "a", "b", "c", "a"]
     found = localisation.mean_of_others(maps, patients)
     for row, patient in enumerate(patients):
         others = maps[[each != patient for each in patients]]
         assert found[row] == pytest.approx(others.mean(axis=0))
-
-
-def test_mean_box_of_given_boxes_and_of_one_patient(annotated) -> None:
-    alone = annotated(2)
+    alone = annotated(2)  # of one patient
     assert "mean box" not in control_maps(alone, SIZE, [0], 0.25, None)
     others = [[(0.0, 0.0, 48.0, 24.0)], [(0.0, 0.0, 24.0, 48.0)]]
     found = control_maps(alone, SIZE, [0], 0.25, others)["mean box"]

@@ -8,7 +8,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy import data_fixture, quiet_trainer, toy_net
 
-from xray_lightning import ConfigError, XrayDataModule, XrayNet, XrayTask, class_map
+from xray_lightning import ConfigError, XrayDataModule, XrayTask, class_map
 from xray_lightning.explain.overlays import BATCH, Choice, make_overlays, order_rows
 from xray_lightning.report.gallery import make_heat_maps
 
@@ -44,11 +44,6 @@ def test_a_choice_that_cannot_work(settings: dict[str, object], message: str) ->
         Choice(**settings)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def net(data: XrayDataModule) -> XrayNet:
-    return toy_net(data.labels).eval()
-
-
 def test_places_go_label_by_label(data: XrayDataModule) -> None:
     scores = np.full((len(data.split.subsets["test"]), 14), np.nan, np.float32)
     places = Choice(images=3, labels=("Mass", "Effusion")).places(data, "test", scores)
@@ -60,9 +55,9 @@ def test_places_go_label_by_label(data: XrayDataModule) -> None:
 
 
 @pytest.mark.parametrize("method", ["cam", "gradcam"])
-def test_each_image_has_its_own_map(data: XrayDataModule, net: XrayNet, method: str) -> None:
+def test_each_image_has_its_own_map(data: XrayDataModule, method: str) -> None:
     """Also over the border of a batch."""
-    rng = np.random.default_rng(0)
+    rng, net = np.random.default_rng(0), toy_net(data.labels).eval()
     scores = rng.random((len(data.split.subsets["test"]), 14), dtype=np.float32)
     places = Choice("boxes", images=2).places(data, "test", scores)
     assert len(places) > BATCH

@@ -29,23 +29,18 @@ def checkpoint(data: XrayDataModule) -> Checkpoint:
     return Checkpoint(Path("run/best.ckpt"), description, net.state_dict(), 0)
 
 
-@pytest.fixture
-def trainer(tmp_path: Path):
-    return quiet_trainer(tmp_path)
-
-
 def other(checkpoint: Checkpoint, **config: Any) -> Checkpoint:
     description = replace(checkpoint.description, config=config)
     state = {name: (tensor * 1.01).to(tensor.dtype) for name, tensor in checkpoint.state.items()}
     return replace(checkpoint, description=description, state=state)
 
 
-def test_everything(checkpoint, data, trainer, monkeypatch) -> None:
+def test_everything(checkpoint, data, tmp_path, monkeypatch) -> None:
     others = {"a": other(checkpoint, seed=1), "b": other(checkpoint, seed=0, permute_labels=True)}
     monkeypatch.setattr(run, "load_checkpoint", lambda path: others[path])
     explanation = explain_checkpoint(
-        checkpoint, data, trainer=trainer, methods=("gradcam", "gradient"), label="Infiltration",
-        seeds=["a"], permuted="b", **QUICK | {"saliency": ("gradient",)},
+        checkpoint, data, trainer=quiet_trainer(tmp_path), methods=("gradcam", "gradient"),
+        label="Infiltration", seeds=["a"], permuted="b", **QUICK | {"saliency": ("gradient",)},
     )  # fmt: skip
     plain = json.loads(json.dumps(explanation.to_json(), allow_nan=False))
     assert "overlays" not in plain
@@ -63,18 +58,18 @@ def test_everything(checkpoint, data, trainer, monkeypatch) -> None:
     assert tests.images <= 12
 
 
-def test_validation_without_saliency(checkpoint, data, trainer) -> None:
+def test_validation_without_saliency(checkpoint, data, tmp_path) -> None:
     explanation = explain_checkpoint(
-        checkpoint, data, trainer=trainer, subset="val", methods=["cam"], **QUICK
+        checkpoint, data, trainer=quiet_trainer(tmp_path), subset="val", methods=["cam"], **QUICK
     )
     assert explanation.subset == "val"
     assert (explanation.saliency, explanation.saliency_missing) == ({}, "")
     assert explanation.localisation.labels
 
 
-def test_nobody_to_test(checkpoint, trainer, tmp_path) -> None:
+def test_nobody_to_test(checkpoint, tmp_path) -> None:
     few, asked = toy_data(tmp_path / "cache", 12), QUICK | {"methods": (), "saliency": ("cam",)}
-    explanation = explain_checkpoint(checkpoint, few, trainer=trainer, **asked)
+    explanation = explain_checkpoint(checkpoint, few, trainer=quiet_trainer(tmp_path), **asked)
     assert "no finding with an AUROC on validation" in explanation.saliency_missing
 
 

@@ -28,15 +28,12 @@ def test_boxes_are_those_of_the_connected_parts(side: int) -> None:
         assert set(map(tuple, detect_boxes(heat, [share]).tolist())) == by_scipy(heat, share)
 
 
-def test_an_island_in_a_hole_has_its_own_box() -> None:
+def test_islands_in_holes_several_thresholds_and_flat_maps() -> None:
     heat = np.zeros((9, 9), np.float32)
     heat[0:7, 0:7] = 1
     heat[1:6, 1:6] = 0
     heat[3, 3] = 1
     assert sorted(detect_boxes(heat, [0.5]).tolist()) == [[0, 0, 7, 7], [3, 3, 1, 1]]
-
-
-def test_several_thresholds_and_flat_maps() -> None:
     heat = np.zeros((6, 6), np.float32)
     heat[1:5, 1:5], heat[2, 2] = 0.5, 1
     assert detect_boxes(heat, localisation.WANG).tolist() == [[1, 1, 4, 4], [2, 2, 1, 1]]

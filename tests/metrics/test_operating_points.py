@@ -105,17 +105,14 @@ def test_the_point_of_a_label(rule: str, kind: str) -> None:
     assert low < fitted.slope < high
 
 
-def test_too_few_positives_give_nothing() -> None:
+def test_too_few_positives_and_scores_of_which_none_will_do() -> None:
     point = fit(*labelled("rare"))
     assert 0 < point.positives < 10
     assert np.isnan([point.threshold, point.sensitivity]).all()
     assert point.calibration is point.specificity_interval is None
     assert point.note == "fewer than 10 positives or negatives"
     assert np.isfinite(fit(*labelled("rare"), minimum_positives=1).threshold)
-
-
-def test_no_score_will_do() -> None:
-    """The highest score is a negative's: no threshold with a specificity of 1."""
+    # the highest score is a negative's: no threshold with a specificity of 1
     scores, targets = np.array([0.1, 0.2, 0.9]), np.array([1, 1, 0.0])
     point = fit(scores, targets, rule="specificity", value=1.0, minimum_positives=1)
     assert np.isnan(point.threshold)

@@ -15,7 +15,7 @@ import pytest
 from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.misc import warn_and_log
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from xray_lightning.data.dicom import Acquisition, DicomImage, header, read_dicom, tally
 from xray_lightning.data.dicom.acquisition import ALLOWED, COLUMNS, read_allowed
@@ -192,7 +192,6 @@ def test_tally_is_one_line() -> None:
     assert tally([("a", "b")] * 1200 + [("b",)]) == "1,201 files: b (1,201), a (1,200)"
 
 
-SYNTAX = "1.2.840.10008.1.2"
 PAIRS = {"PhotometricInterpretation": "YBR_FULL_422"}
 PIXEL_TAG = b"\xe0\x7f\x10\0"
 
@@ -269,7 +268,7 @@ def test_an_empty_value_of_an_unknown_vr_is_absent(dicom: Make) -> None:
 def test_a_deflated_bomb_is_stopped(dicom: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (header.MAX_SIDE, header.MAX_PIXELS) == (20_000, 100_000_000)
     assert header.MAX_INFLATED >= 2 * header.MAX_PIXELS
-    data = dicom(np.zeros((999, 999)), syntax=f"{SYNTAX}.1.99")
+    data = dicom(np.zeros((999, 999)), syntax=DeflatedExplicitVRLittleEndian)
     assert read_dicom(data).pixels.shape == (999, 999)
     refused(data[:-5], "the end of its deflated data set is missing")
     monkeypatch.setattr(header, "MAX_INFLATED", 1_000_000)
