@@ -1,15 +1,21 @@
 import json
 import os
+import sys
+from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
+from math import nan
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.errors import InstantiationException
 from running import xray
 from toy import write_lists
 
-from xray_lightning import DataNotFoundError, DataSummary
+from xray_lightning import DataNotFoundError, DataSummary, Phantom, XrayDataModule
 from xray_lightning.cli.app import run_verb
+from xray_lightning.writing import read_json
 
 data, cache = partial(xray, "data"), partial(xray, "cache")
 SHARED = Path(os.environ["XRAY_DATA"])
@@ -56,6 +62,36 @@ def test_cache_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert sum(part[key] for part in parts) == whole[key]
     assert f"in {whole['parts']} parts, the first: {whole['path']}" in cache(*settings)
     assert "99 shards are too many" in cache(*settings, "shard=1/99", code=2)
+
+
+def test_litdata_reads_what_the_cache_holds(tmp_path: Path) -> None:
+    stream = pytest.importorskip("litdata").StreamingDataset
+    module = XrayDataModule(Phantom(patients=12), image_size=16, cache_dir=tmp_path)
+    first = module.split.subsets["train"][0]
+    module.records[first] = replace(module.records[first], targets=(0.3, 1.0, *[nan] * 12))
+    module.write_litdata(tmp_path / "lit")
+    for subset, rows in module.split.subsets.items():
+        for row, sample in zip(rows, stream(str(tmp_path / "lit" / subset)), strict=True):
+            record = module.records[row]
+            told = [sample[name] for name in ("image_id", "patient_id", "subset")]
+            assert told == [record.image_id, record.patient_id, subset]
+            assert sample["image"].dtype == np.uint8
+            assert np.array_equal(sample["image"], module.cache.square(row))
+            assert np.array_equal(sample["targets"], np.float32(record.targets), equal_nan=True)
+    about = read_json(tmp_path / "lit" / "data.json")
+    told = about["labels"], about["split"]["fingerprint"]
+    assert told == ([*module.labels], module.split.fingerprint)
+
+
+def test_shards_of_litdata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ["data.patients=12", "image_size=16", f"cache_dir={tmp_path}"]
+    if find_spec("litdata"):
+        assert "LitData shards are in" in cache(*settings, f"litdata={tmp_path / 'lit'}")
+        assert "lit is not empty" in cache(*settings, f"litdata={tmp_path / 'lit'}", code=2)
+    assert "without shard=" in cache(*settings, "litdata=x", "shard=1/2", code=2)
+    monkeypatch.setitem(sys.modules, "litdata.streaming", None)
+    text = cache(*settings, f"litdata={tmp_path / 'more'}", code=2)
+    assert 'pip install "xray_lightning[litdata]"' in text
 
 
 def test_wrong_folder(tmp_path: Path) -> None:

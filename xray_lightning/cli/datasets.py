@@ -7,6 +7,7 @@ from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.summary import summarise_data, tabulate_labels
 from xray_lightning.data.vocabulary import list_sets
+from xray_lightning.errors import ConfigError
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import counts_table, labels_tables
@@ -24,6 +25,13 @@ def cache(request: Request) -> None:
     source: Source = make(config.data)
     records, notes = readable_records(source), usage_notes(source)
     size, root, shard = config.image_size, config.cache_dir, Shard.parse(str(own["shard"]))
+    if folder := str(own["litdata"]):
+        if own["shard"]:
+            raise ConfigError("litdata= takes all images: give it without shard=")
+        from xray_lightning.cli.build import data_from  # torch
+
+        data_from(config, source).write_litdata(folder)
+        notes = [*notes, f"LitData shards are in {folder}/train, val and test"]
     opened = open_cache(source, records, size=size, root=root, shard=shard)
     count = len(opened.images)
     with show_progress("comparing checksums") as report:

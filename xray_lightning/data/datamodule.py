@@ -19,14 +19,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from xray_lightning.data.cache import ImageCache, open_cache
 from xray_lightning.data.on_device import change, keep_images
-from xray_lightning.data.partition import SUBSETS, Indices, Splitter, split_source
+from xray_lightning.data.partition import SUBSETS, Indices, Splitter, describe_split, split_source
 from xray_lightning.data.samplers import EpochSampler, Plan, SampleKey, Shard, uniform_sampler
 from xray_lightning.data.source import Source, readable_records, select_labels
 from xray_lightning.data.splits import patient_split
 from xray_lightning.data.transforms import Image, equalise
 from xray_lightning.data.vocabulary import find_ancestors
 from xray_lightning.errors import ConfigError, require_choice, require_integer
+from xray_lightning.folders import prepare_folder
+from xray_lightning.progress import show_progress
 from xray_lightning.records import Record, target_matrix
+from xray_lightning.writing import write_json
 
 Augment = Callable[[Image, int], Image]
 
@@ -315,6 +318,36 @@ class XrayDataModule(pl.LightningDataModule):
         targets = torch.from_numpy(self.subset_targets(subset, shares=training))
         augment, rows = self.augment if training else None, self.split.subsets[subset]
         return XrayDataset(ids, targets, self.cache, rows, augment, self.clahe)
+
+    def write_litdata(self, folder: str | Path) -> None:
+        """Write the cached squares as LitData shards, a folder for each subset, and data.json.
+
+        A sample holds image (S, S) uint8, targets (L,) float32 (NaN where unknown), image_id,
+        patient_id and subset. data.json, written last, names the labels and the split.
+
+        Raises:
+            ConfigError: litdata is not installed; the folder cannot be written to, or holds files.
+        """
+        try:
+            from litdata.streaming import Cache
+        except ImportError as error:
+            raise ConfigError(f'no {error.name}: pip install "xray_lightning[litdata]"') from error
+        if any((folder := prepare_folder(Path(folder))).iterdir()):
+            raise ConfigError(f"{folder} is not empty: name a new folder for the shards")
+        cache, done = self.cache, 0
+        with show_progress("writing shards", unit="images") as report:
+            for subset, rows in self.split.subsets.items():
+                shards = Cache(str(folder / subset), chunk_bytes="64MB")
+                for place, row in enumerate(rows.tolist()):
+                    record, image = self.records[row], cache.square(row)
+                    told = {"image_id": record.image_id, "patient_id": record.patient_id}
+                    targets = np.array(record.targets, np.float32)
+                    shards[place] = {"image": image, "targets": targets, "subset": subset, **told}
+                    report(done := done + 1, len(self.records))
+                shards.done()
+                shards.merge()  # its index
+        about = {"data": self.source.title, "labels": self.labels, "image_size": self.image_size}
+        write_json(about | {"split": describe_split(self.split)}, folder / "data.json")
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches; the order depends on (seed, epoch) alone.
