@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from running import MAIN, ROOT, TRAIN, XRAY, comparable, kill, read_table, run, start
 from toy import aurocs_of_labels
 
-from xray_lightning import load_checkpoint, read_predictions
+from xray_lightning import ConfigError, TrackioLogger, load_checkpoint, read_predictions
 from xray_lightning.report.finish import SHARED, share_files
 from xray_lightning.writing import read_json
 
@@ -262,6 +263,31 @@ def test_trackers_get_settings_tables_and_figures(folder: Path) -> None:
     assert drawn == {name[:-4] for name in SHARED if name.endswith(".png")}
     ids = read_predictions(place / "run/predictions_test.csv").image_ids
     assert [name for name in ids if name.encode() in b"".join([*told, *files.values()])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed")
+def test_trackio_gets_settings_tables_and_figures(folder: Path) -> None:
+    """Of one run that was resumed; no film, and no image's id."""
+    place = folder / "told"
+    settings = ["experiment=smoke", "logger=trackio", f"hydra.run.dir={place}/run", *QUICK]
+    run([*TRAIN, *settings], folder)
+    run([*TRAIN, f"resume={place}/run", "trainer.max_epochs=4"], folder)
+    with sqlite3.connect(place / "trackio/xray_lightning.db") as rows:
+        ((run_name, config),) = rows.execute("select run_name, config from configs")
+        text = "".join(str(row) for row in rows.execute("select * from metrics"))
+    assert (run_name, json.loads(config)["tta"]) == ("run", "none")
+    assert all(name in text for name in ("val/auroc", "train/loss", '"epoch":3', "roc_test"))
+    files = {path.read_bytes() for path in (place / "trackio").rglob("*") if path.is_file()}
+    assert {(place / "run" / name).read_bytes() for name in SHARED} <= files
+    ids = read_predictions(place / "run/predictions_test.csv").image_ids
+    assert [name for name in ids if name.encode() in b"".join(files)] == []
+
+
+def test_trackio_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xray_lightning.report.finish.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"no trackio: pip install .*\[trackers\]"):
+        TrackioLogger("run")
 
 
 def test_a_tracker_out_of_reach_leaves_the_run_alone(tmp_path: Path, caplog) -> None:

@@ -137,6 +137,7 @@ from xray_lightning.models.network import XrayNet as XrayNet
 from xray_lightning.records import Box as Box
 from xray_lightning.records import Record as Record
 from xray_lightning.report.finish import FinishedRun as FinishedRun
+from xray_lightning.report.finish import TrackioLogger as TrackioLogger
 from xray_lightning.report.finish import finish_run as finish_run
 from xray_lightning.report.gallery import make_heat_maps as make_heat_maps
 from xray_lightning.report.pacs import DicomResults as DicomResults

@@ -2,14 +2,20 @@
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from imagecodecs import imread
-from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 from rich.table import Table
 
 from xray_lightning import checkpoint as checkpoints
@@ -17,6 +23,7 @@ from xray_lightning.audit.shortcuts import probe_hospitals
 from xray_lightning.checkpoint import Checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS, Split
+from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
 from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Origin, Predictions, write_predictions
@@ -95,6 +102,44 @@ def finish_run(
     return FinishedRun(run, summaries, evaluation)
 
 
+class TrackioLogger(Logger):
+    """trackio, for which Lightning has no logger: a run, resumed or not, has its folder's name.
+
+    Args:
+        run_dir: the run's folder; trackio's is ``trackio`` beside it, or TRACKIO_DIR.
+        project: trackio's name for runs that are shown together.
+
+    Raises:
+        ConfigError: trackio is not installed.
+    """
+
+    name, version = "", ""  # of project and run
+
+    def __init__(self, run_dir: str, project: str = "xray_lightning") -> None:
+        super().__init__()
+        if find_spec("trackio") is None:
+            raise ConfigError('no trackio: pip install "xray_lightning[trackers]"')
+        self.folder = Path(run_dir).absolute()
+        self.name, self.version = project, self.folder.name
+
+    @cached_property
+    @rank_zero_experiment  # Lightning asks for it in every process
+    def experiment(self) -> Any:
+        """The run as trackio has it, started when it is first asked for."""
+        os.environ.setdefault("TRACKIO_DIR", str(self.folder.parent / "trackio"))  # for its import
+        return import_module("trackio").init(self.name, self.version, resume="allow", embed=False)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        """Add settings, before the first figures: trackio sends them with those."""
+        self.experiment.config.update(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log figures of one step."""
+        self.experiment.log(dict(metrics), step)
+
+
 def share_files(loggers: Sequence[Any], folder: Path) -> None:
     """Give trackers what a finished run may tell others: settings, tables, figures."""
     paths = [path for name in SHARED if (path := folder / name).is_file()]
@@ -114,14 +159,13 @@ def _share(logger: Any, paths: Sequence[Path]) -> None:
     elif isinstance(logger, MLFlowLogger):
         for path in paths:
             tracker.log_artifact(logger.run_id, str(path))
-    elif isinstance(logger, WandbLogger):
-        from wandb import Artifact, Image
-
-        artifact = Artifact(f"run-{tracker.id}", "run")
+    elif isinstance(logger, WandbLogger | TrackioLogger):
+        api = import_module("wandb" if isinstance(logger, WandbLogger) else "trackio")
+        artifact = api.Artifact(f"run-{tracker.id}", "run")
         for path in paths:
             artifact.add_file(str(path))
         tracker.log_artifact(artifact)
-        tracker.log({name: Image(picture) for name, picture in pictures.items()})
+        tracker.log({name: api.Image(picture) for name, picture in pictures.items()})
         tracker.finish()  # else the next run of a sweep would go on in it
 
 
