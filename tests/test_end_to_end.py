@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -266,7 +265,6 @@ def test_trackers_get_settings_tables_and_figures(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed")
 def test_trackio_gets_settings_tables_and_figures(folder: Path) -> None:
     """Of one run that was resumed; no film, and no image's id."""
     place = folder / "told"

@@ -3,13 +3,13 @@ import os
 import sys
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from math import nan
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hydra.errors import InstantiationException
+from litdata import StreamingDataset
 from running import xray
 from toy import write_lists
 
@@ -65,13 +65,12 @@ def test_cache_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_litdata_reads_what_the_cache_holds(tmp_path: Path) -> None:
-    stream = pytest.importorskip("litdata").StreamingDataset
     module = XrayDataModule(Phantom(patients=12), image_size=16, cache_dir=tmp_path)
     first = module.split.subsets["train"][0]
     module.records[first] = replace(module.records[first], targets=(0.3, 1.0, *[nan] * 12))
     module.write_litdata(tmp_path / "lit")
     for subset, rows in module.split.subsets.items():
-        for row, sample in zip(rows, stream(str(tmp_path / "lit" / subset)), strict=True):
+        for row, sample in zip(rows, StreamingDataset(str(tmp_path / "lit" / subset)), strict=True):
             record = module.records[row]
             told = [sample[name] for name in ("image_id", "patient_id", "subset")]
             assert told == [record.image_id, record.patient_id, subset]
@@ -85,9 +84,8 @@ def test_litdata_reads_what_the_cache_holds(tmp_path: Path) -> None:
 
 def test_shards_of_litdata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ["data.patients=12", "image_size=16", f"cache_dir={tmp_path}"]
-    if find_spec("litdata"):
-        assert "LitData shards are in" in cache(*settings, f"litdata={tmp_path / 'lit'}")
-        assert "lit is not empty" in cache(*settings, f"litdata={tmp_path / 'lit'}", code=2)
+    assert "LitData shards are in" in cache(*settings, f"litdata={tmp_path / 'lit'}")
+    assert "lit is not empty" in cache(*settings, f"litdata={tmp_path / 'lit'}", code=2)
     assert "without shard=" in cache(*settings, "litdata=x", "shard=1/2", code=2)
     monkeypatch.setitem(sys.modules, "litdata.streaming", None)
     text = cache(*settings, f"litdata={tmp_path / 'more'}", code=2)
