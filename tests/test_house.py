@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
-    "lines of the package": 28_200,
-    "lines of cli/": 2_564,
+    "lines of the package": 28_080,
+    "lines of cli/": 2_470,
     "lines of tests": 29_320,
     "longest file": 450,
     "longest function": 40,
