@@ -197,13 +197,20 @@ def test_results_figure() -> None:
     assert Panel(**config.panel) == Panel("Edema", "random", 4, 3)
 
 
-def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_trainer_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     from xray_lightning.cli import build
 
     monkeypatch.setattr(build.torch.cuda, "is_available", lambda: False)
     config = compose_settings(["trainer=gpu", "logger=none"])
     with pytest.raises(xl.ConfigError, match="torch sees no GPU"):
         build.trainer_from(config, Path())
+    for setting, message in (
+        ("strategy=fsdp", "trainer: .*fsdp.* requires a GPU"),
+        ("precision=bf16-true", r"trainer\.precision must be one of auto, .*, got 'bf16-true'"),
+    ):
+        config = compose_settings(["trainer=cpu", f"trainer.{setting}", "logger=none"])
+        with pytest.raises(xl.ConfigError, match=message):
+            build.trainer_from(config, Path())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import cv2
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import RichProgressBar
 from torch import nn
@@ -22,7 +23,7 @@ from xray_lightning.cli.settings import CACHES, Settings
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_choice
 from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.models.backbones import require_sizes
 from xray_lightning.models.network import XrayNet
@@ -38,6 +39,7 @@ HYDRA = {
     "output_subdir": None,
     "job": {"name": "train"},
 }
+PRECISIONS = ("auto", "32-true", "32", "bf16-mixed", "16-mixed")  # heads compute in float32
 # Settings that the data module takes under their own names.
 AS_THEY_ARE = ("image_size", "batch_size", "clahe", *CACHES, "seed", "permute_labels")
 # What a partial loss can ask for by a parameter's name, counted on the training set.
@@ -118,13 +120,17 @@ def trainer_from(
     if node["accelerator"] == "gpu" and not on_gpu:
         remedy = "use trainer=auto or trainer=cpu"
         raise ConfigError(f"trainer.accelerator=gpu, but torch sees no GPU; {remedy}")
+    require_choice("trainer.precision", str(node["precision"]), PRECISIONS)
     if node["precision"] == "auto":
         node["precision"] = "bf16-mixed" if on_gpu else "32-true"
     torch.backends.cudnn.allow_tf32 = node["precision"] != "32-true"  # float32 is float32
     factory = make(OmegaConf.create({**node, "_partial_": True}))
-    if callbacks is None:
-        return make_trainer(factory, folder, progress(), loggers=[], fit=False)
-    return make_trainer(factory, folder, callbacks, loggers=list(make(config.logger).values()))
+    trains = callbacks is not None
+    loggers = [*make(config.logger).values()] if trains else []
+    try:
+        return make_trainer(factory, folder, callbacks or progress(), loggers=loggers, fit=trains)
+    except (ValueError, MisconfigurationException) as error:  # what Lightning cannot combine
+        raise ConfigError(f"trainer: {error}") from error
 
 
 def run_callbacks(
