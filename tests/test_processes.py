@@ -80,9 +80,21 @@ def test_a_failure_ends_the_processes_it_started() -> None:
     stopped: list[int] = []
     for launcher in (SimpleNamespace(kill=stopped.append), None):
         trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher), world_size=1)
-        with pytest.raises(KeyError), stop_together(trainer, Path()):
+        with pytest.raises(KeyError), stop_together(trainer, Path(), 32):
             raise KeyError
     assert stopped == [9]
+    trainer.accumulate_grad_batches, trainer.precision = 2, "32-true"
+    full = (
+        "trainer.precision=32-true: take batch_size=16 trainer.accumulate_grad_batches=4 or train"
+    )
+    with pytest.raises(ConfigError, match=full), stop_together(trainer, Path(), 32):
+        raise torch.cuda.OutOfMemoryError
+    trainer.precision = "bf16-mixed"
+    with (
+        pytest.raises(ConfigError, match="mixed: take resident"),
+        stop_together(trainer, Path(), 2),
+    ):
+        raise torch.cuda.OutOfMemoryError
 
 
 def test_ctrl_c_leaves_no_lock_that_nobody_frees() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import EarlyStopping, ProgressBar
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -109,7 +110,7 @@ def train(
         require_same_split(resume, data)
     data.require_trainer(trainer)
     log_run(data, task, trainer)
-    with stop_together(trainer, folder):
+    with stop_together(trainer, folder, data.batch_size):
         trainer.fit(task, data, ckpt_path=resume.path if resume else None, weights_only=True)
     epoch = load_checkpoint(folder / "checkpoints" / "best.ckpt").epoch
     return TrainingRun(
@@ -123,13 +124,22 @@ def train(
 
 
 @contextmanager
-def stop_together(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
-    """Stop the others at any error, for which they would wait half an hour; name a lost process."""
+def stop_together(trainer: pl.Trainer, folder: Path, batch_size: int) -> Iterator[None]:
+    """Stop the others at any error, for which they would wait half an hour; explain two of them."""
     try:
         yield
     except Exception as error:
         if trainer.strategy.launcher is not None:  # the processes that this one started
             trainer.strategy.launcher.kill(signal.SIGKILL)  # they write nothing
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            half, steps = batch_size // 2, 2 * trainer.accumulate_grad_batches
+            ways = (
+                [f"batch_size={half} trainer.accumulate_grad_batches={steps}"] if half > 1 else []
+            )
+            ways += [] if "mixed" in trainer.precision else ["trainer.precision=bf16-mixed"]
+            text = " or ".join([*ways, "resident=false", "a smaller image_size"])
+            place = f"batch_size={batch_size} trainer.precision={trainer.precision}"
+            raise ConfigError(f"the GPU's memory is full at {place}: take {text}") from error
         if trainer.world_size == 1 or not LOST.search(str(error)):
             raise
         gone = f"another of the {trainer.world_size} processes of this run is gone; its own lines "
