@@ -94,8 +94,9 @@ def stop_on_signals(kept: str) -> Iterator[None]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """Not where ``threading`` takes or frees a lock, for 0.5 s at most: it would stay locked."""
+    # "gotit" is a local of Condition.wait once it only waits, its lock freed: that may be stopped
     inside = frame and frame.f_code.co_filename == threading.__file__
-    if frame and inside and "gotit" not in frame.f_locals and len(PUT_OFF) < 50:  # Condition.wait's
+    if frame and inside and "gotit" not in frame.f_locals and len(PUT_OFF) < 50:
         return _put_off(number)
     if number in STOPS:
         signal.signal(number, signal.SIG_IGN)  # some schedulers send it twice

@@ -37,7 +37,7 @@ Augment = Callable[[Image, int], Image]
 class Sample(TypedDict):
     """One image; in a batch every entry has a leading dimension B."""
 
-    image: Tensor  # (1, H, W) float32 in [0, 1]
+    image: Tensor  # (1, H, W) float32 in [0, 1]; on the way to a GPU its bytes, or its row there
     targets: Tensor  # (L,) float32, NaN where unknown
     index: int  # position in the subset
     image_id: str  # the record's id

@@ -132,11 +132,9 @@ def stop_together(trainer: pl.Trainer, folder: Path, batch_size: int) -> Iterato
         if trainer.strategy.launcher is not None:  # the processes that this one started
             trainer.strategy.launcher.kill(signal.SIGKILL)  # they write nothing
         if isinstance(error, torch.cuda.OutOfMemoryError):
-            half, steps = batch_size // 2, 2 * trainer.accumulate_grad_batches
-            ways = (
-                [f"batch_size={half} trainer.accumulate_grad_batches={steps}"] if half > 1 else []
-            )
-            ways += [] if "mixed" in trainer.precision else ["trainer.precision=bf16-mixed"]
+            half = f"batch_size={batch_size // 2} trainer.accumulate_grad_batches="
+            ways = [f"{half}{2 * trainer.accumulate_grad_batches}"] * (batch_size > 3)
+            ways += ["trainer.precision=bf16-mixed"] * ("mixed" not in trainer.precision)
             text = " or ".join([*ways, "resident=false", "a smaller image_size"])
             place = f"batch_size={batch_size} trainer.precision={trainer.precision}"
             raise ConfigError(f"the GPU's memory is full at {place}: take {text}") from error
