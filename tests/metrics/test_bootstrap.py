@@ -95,6 +95,8 @@ def test_the_p_value_has_no_floor() -> None:
 
 def test_shares_on_the_logit_scale() -> None:
     """Written out; never outside of [0, 1], however wide."""
+    assert Spread(0.5, 0.3).around(0.1, most=1) == (-1, 1), "no AUROC differs by more"
+    assert np.isnan(Spread(np.nan, 3.0).around(0.1, most=1)).all()
     low, high = share_interval(0.9, Spread(0.03, 8.0), 0.9, bias=0.01)
     middle, reach = np.log(9) - 0.01 / 0.09, student.ppf(0.95, 8) * 0.03 / 0.09
     assert low == pytest.approx(1 / (1 + np.exp(-middle + reach)))

@@ -152,7 +152,8 @@ def _difference(first: Floats, second: Floats, left_out: Floats, effective: floa
     p_value = spread.p_value(value)
     reach = float(scipy.stats.t.ppf([LEVEL, POWER], spread.freedom).sum())
     return Difference(
-        *(float(first[0]), float(second[0]), value, intervals.drop_undefined(spread.around(value))),
+        *(float(first[0]), float(second[0]), value),
+        intervals.drop_undefined(spread.around(value, most=1)),
         *(p_value, p_value, NAN),  # uncorrected, without DeLong's
         *(reach * spread.deviation, spread.deviation, spread.freedom),
     )

@@ -154,10 +154,10 @@ class Spread:
         variance = float((np.bincount(codes, influence) ** 2).sum()) * effective / (effective - 1)
         return cls(float(np.sqrt(variance)), effective - 1)
 
-    def around(self, value: float, level: float = 0.95) -> Interval:
-        """Interval of a difference, or of anything that is not bound to [0, 1]."""
+    def around(self, value: float, level: float = 0.95, *, most: float = np.inf) -> Interval:
+        """Interval of what is not bound to [0, 1]; of a difference of shares ``most`` is 1."""
         reach = float(scipy.special.stdtrit(self.freedom, (1 + level) / 2)) * self.deviation
-        return value - reach, value + reach
+        return max(value - reach, -most), min(value + reach, most)  # NaN stays
 
     def p_value(self, difference: float) -> float:
         """Two-sided, of a difference from 0."""

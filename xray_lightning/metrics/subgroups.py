@@ -126,7 +126,7 @@ def measure_subgroups(
                 auroc=value,
                 interval=intervals.drop_undefined(intervals.share_interval(value, spread)),
                 difference=difference,
-                difference_interval=intervals.drop_undefined(apart.around(difference)),
+                difference_interval=intervals.drop_undefined(apart.around(difference, most=1)),
                 p_value=apart.p_value(difference),
                 corrected=NAN,
                 note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
