@@ -5,7 +5,7 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from running import kill, start
@@ -30,9 +30,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_the_right_to_write(tmp_path, monkeypatch) -> None:
-    def refuse(**_: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
+    refuse = Mock(side_effect=PermissionError(13, "Permission denied"))
     monkeypatch.setattr(folders, "TemporaryFile", refuse)
     with pytest.raises(ConfigError, match=r"\(Permission denied\): make it writable, or name"):
         prepare_folder(tmp_path)

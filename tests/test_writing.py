@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -45,12 +46,8 @@ def test_a_failure_keeps_the_older_file_and_leaves_nothing_beside_it(tmp_path: P
 def test_whole_or_the_older_one(name, write, tmp_path, monkeypatch) -> None:
     path, starts = tmp_path / name, {"png": b"\x89PNG", "svg": b"<?xml"}
     path.write_bytes(b"old")
-
-    def killed(self: Path, target: Path) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "replace", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             write(path)
     assert path.read_bytes() == b"old"

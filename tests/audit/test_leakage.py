@@ -132,12 +132,12 @@ def frame(records: list[xl.Record], labels: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def test_prevalence_against_pandas(records: list[xl.Record], subsets: Subsets, tabled) -> None:
+def test_prevalence_and_metadata_against_pandas(records, subsets: Subsets, tabled) -> None:
     table, bootstrap = tabled(records)
-    frames = frame(records, table.labels)
-    rows = compare_prevalence(table, add_train_val(subsets), bootstrap)
+    frames, groups = frame(records, table.labels), add_train_val(subsets)
+    rows = compare_prevalence(table, groups, bootstrap)
     for row in rows:
-        for subset, places in add_train_val(subsets).items():
+        for subset, places in groups.items():
             column = frames[row.name].iloc[places]
             assert row.value[subset] == pytest.approx(column.mean())
             assert (row.count[subset], row.known[subset]) == (column.sum(), column.count())
@@ -145,6 +145,17 @@ def test_prevalence_against_pandas(records: list[xl.Record], subsets: Subsets, t
         assert row.ratio_to_train == pytest.approx(row.value["test"] / row.value["train"])
     smallest = min(row.p_value for row in rows)
     assert min(row.corrected for row in rows) == pytest.approx(min(1, 3 * smallest))
+    rows = {row.name: row for row in shift.compare_metadata(table, groups, bootstrap)}
+    for subset, places in groups.items():
+        here = frames.iloc[places]
+        wanted = {
+            "age": here["age"].mean(),
+            "follow-up number": here["follow_up"].mean(),
+            "sex F": (here["sex"].dropna() == "F").mean(),
+            "view AP": (here["view"] == "AP").mean(),
+            "images per patient": len(here) / here["patient"].nunique(),
+        }
+        assert {name: rows[name].value[subset] for name in wanted} == pytest.approx(wanted)
 
 
 def test_intervals_against_a_loop_over_the_same_draws(records, subsets, tabled) -> None:
@@ -162,21 +173,6 @@ def test_intervals_against_a_loop_over_the_same_draws(records, subsets, tabled) 
     assert row.ratio_interval == pytest.approx(np.quantile(ratios, [0.025, 0.975]))
     z = abs(row.value["test"] - row.value[BOTH]) / np.std(differences)
     assert row.p_value == pytest.approx(2 * (1 - norm.cdf(z)))
-
-
-def test_metadata_against_pandas(records: list[xl.Record], subsets: Subsets, tabled) -> None:
-    table, bootstrap = tabled(records)
-    rows = {r.name: r for r in shift.compare_metadata(table, add_train_val(subsets), bootstrap)}
-    for subset, places in add_train_val(subsets).items():
-        here = frame(records, table.labels).iloc[places]
-        wanted = {
-            "age": here["age"].mean(),
-            "follow-up number": here["follow_up"].mean(),
-            "sex F": (here["sex"].dropna() == "F").mean(),
-            "view AP": (here["view"] == "AP").mean(),
-            "images per patient": len(here) / here["patient"].nunique(),
-        }
-        assert {name: rows[name].value[subset] for name in wanted} == pytest.approx(wanted)
 
 
 def test_what_is_unknown_everywhere_is_nan(records, subsets, tabled) -> None:

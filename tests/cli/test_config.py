@@ -19,13 +19,9 @@ SAVED = {
 }
 
 
-def test_composed_with_the_folder_for_results() -> None:
+def test_composed_with_the_folder_for_results_and_made_of_plain_containers() -> None:
     config = compose_settings(["data.patients=7", "run_dir=a/b"])
     assert (config.data.patients, config.run_dir, config.model.weights) == (7, "a/b", "none")
-
-
-def test_make_gives_plain_containers() -> None:
-    config = compose_settings([])
     assert type(make(config.split).keywords["fractions"]) is list
 
 

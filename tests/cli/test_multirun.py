@@ -52,16 +52,13 @@ def test_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_files_are_kept_up_to_date_after_each_run(tmp_path: Path) -> None:
+    SweepTable().on_multirun_end(config(tmp_path))
+    assert not list(tmp_path.iterdir()), "nothing started"
     write_run(tmp_path / "0", ["seed=0"])
     SweepTable().on_job_end(config(tmp_path, RunMode.RUN), JobReturn())
     assert not (tmp_path / "comparison.csv").exists(), "a single run compares nothing"
     SweepTable().on_job_end(config(tmp_path), JobReturn())
     assert (tmp_path / "comparison.csv").exists()
-
-
-def test_nothing_started(tmp_path: Path) -> None:
-    SweepTable().on_multirun_end(config(tmp_path))
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_failure_gives_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -223,10 +223,6 @@ def test_lines_name_their_run_on_the_terminal_only(tmp_path) -> None:
 def test_cores_are_shared(hydra: DictConfig, launcher: dict[str, Any], cores: int) -> None:
     hydra.launcher = launcher
     OmegaConf.set_struct(hydra, True)
-    assert own_cores(1) == cores
-
-
-def test_a_single_run_has_all_cores(hydra: DictConfig) -> None:
-    hydra.launcher = {"_target_": "x.JoblibLauncher", "n_jobs": 2}
+    assert (in_sweep(), own_cores(1)) == (True, cores)
     hydra.mode = RunMode.RUN
-    assert (in_sweep(), own_cores(1)) == (False, 8)
+    assert (in_sweep(), own_cores(1)) == (False, 8), "a single run has all"

@@ -87,22 +87,15 @@ def test_errors_before_torch(command: str, message: str, tmp_path) -> None:
     assert time.monotonic() - started < 20, "0.5 s on an idle machine"
 
 
-def test_conf_of_the_repository() -> None:
+def test_conf_of_the_repository_inside_the_package_or_nowhere(tmp_path, monkeypatch) -> None:
     assert locate.find_conf() == Path(__file__).parents[2] / "conf"
-
-
-def test_conf_inside_the_package_comes_first(tmp_path, monkeypatch) -> None:
-    for place in ("package/conf", "conf"):
-        (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "train.yaml").touch()
-    monkeypatch.setattr(locate, "__file__", str(tmp_path / "package/cli/locate.py"))
-    assert locate.find_conf() == tmp_path / "package/conf"
-
-
-def test_broken_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locate, "__file__", str(tmp_path / "package/cli/locate.py"))
     with pytest.raises(DataNotFoundError, match="install the package again"):
         locate.find_conf()
+    for place in ("package/conf", "conf"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "train.yaml").touch()
+    assert locate.find_conf() == tmp_path / "package/conf", "the package's own comes first"
 
 
 UNKNOWN = [
@@ -148,11 +141,8 @@ def test_refused(override: str, message: str) -> None:
         "+trainer.deterministic=true",
         "+callbacks.mine={_target_:my.Callback,anything:1}",
         "+logger.csv._target_=pytorch_lightning.loggers.CSVLogger",
-        "model.head_options={power:3}",
-        "~callbacks.early_stopping",
-        "~trainer.gradient_clip_val",
-        "trainer.devices=auto",
-        "optim.head_lr=null",
+        *("~callbacks.early_stopping", "~trainer.gradient_clip_val"),
+        *("model.head_options={power:3}", "trainer.devices=auto", "optim.head_lr=null"),
     ],
 )
 def test_what_may_be_added_or_left_out(override: str) -> None:
@@ -179,11 +169,8 @@ def test_a_saved_configuration_is_looked_at_as_well() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "+lr=0.1 +modle=xception",
-        "lr=0.1",
-        "-m +lr=0.1 seed=0,1",
-        "-m lr=0.1,0.2",
-        "experiment=mine",
+        *("+lr=0.1 +modle=xception", "-m +lr=0.1 seed=0,1"),
+        *("lr=0.1", "-m lr=0.1,0.2", "experiment=mine"),
     ],
 )
 def test_nothing_is_trained(command, tmp_path, monkeypatch, capsys) -> None:

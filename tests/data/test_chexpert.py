@@ -106,6 +106,10 @@ def test_choices_reach_targets_and_title(folder: Path) -> None:
     assert math.isnan(mixed.records[2].targets[EDEMA])
     words = "uncertain: zeros but Edema smooth, blank: unknown, smooth: 0.55 to 0.85, seed: 0"
     assert mixed.title == f"chexpert ({words})"
+    with pytest.raises(xl.ConfigError, match="LATERAL"):
+        xl.CheXpert(folder, views=["LATERAL"])
+    with pytest.raises(xl.ConfigError, match="maybe"):
+        xl.CheXpert(folder, uncertain="maybe")
 
 
 def test_the_official_split(folder: Path) -> None:
@@ -152,13 +156,6 @@ def test_faulty_tables(folder: Path, old: str, new: str, value: str) -> None:
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(xl.TableError, match=value):
         xl.CheXpert(folder)
-
-
-def test_choices_that_are_not_there(folder: Path) -> None:
-    with pytest.raises(xl.ConfigError, match="LATERAL"):
-        xl.CheXpert(folder, views=["LATERAL"])
-    with pytest.raises(xl.ConfigError, match="maybe"):
-        xl.CheXpert(folder, uncertain="maybe")
 
 
 def pack(mask: Any) -> dict[str, Any]:

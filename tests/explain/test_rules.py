@@ -15,12 +15,8 @@ from xray_lightning.explain.maps import grad_cam_plus_plus, integrated_gradients
 from xray_lightning.models.heads import HEADS
 
 Build = Callable[..., XrayNet]
-THEIRS = {
-    "gradcam": GradCAM,
-    "gradcam++": GradCAMPlusPlus,
-    "hirescam": HiResCAM,
-    "layercam": LayerCAM,
-}
+THEIRS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
+THEIRS |= {"hirescam": HiResCAM, "layercam": LayerCAM}
 LAYERS = {"densenet121": "features", "legacy_xception": "act4"}
 IMAGES = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
 

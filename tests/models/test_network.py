@@ -67,14 +67,10 @@ def test_equals_the_classifier_of_timm(name: str, built) -> None:
 
 
 @torch.no_grad()
-def test_the_last_norm_of_convnext_belongs_to_the_map(built) -> None:
+def test_a_last_norm_belongs_to_the_map_tokens_lie_where_patches_are_nhwc_as_it_is(built) -> None:
     net = built("convnext_tiny")
     raw = net.backbone.forward_features((IMAGES - net.mean) / net.std)
     torch.testing.assert_close(net.forward_features(IMAGES), net.backbone.head.norm(raw))
-
-
-@torch.no_grad()
-def test_tokens_lie_where_their_patches_are_and_nhwc_as_it_is(built) -> None:
     net = built("test_vit")
     tokens = net.backbone.forward_features((IMAGES - net.mean) / net.std)
     assert tokens.shape[1] == net.backbone.num_prefix_tokens + 16
