@@ -37,7 +37,6 @@ from xray_lightning.records import NAN, NO_FINDING, Record, Records, read_column
 
 FACTS = read_facts("chexpert")
 LABELS = FACTS.labels
-RADIOLOGISTS = {"Airspace Opacity": "Lung Opacity"}  # their word for it in CheXlocalize and MIMIC
 UNMASKED = (NO_FINDING, "Pneumonia", "Pleural Other", "Fracture")
 MASKED = tuple(label for label in LABELS if label not in UNMASKED)
 FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
@@ -127,7 +126,7 @@ def read_masks(path: Path) -> dict[str, dict[str, Packed]]:
             place, masks[key] = key, {}
             for finding, mask in findings.items():
                 place = f"{key}, {finding}"
-                label = MASKED[MASKED.index(RADIOLOGISTS.get(finding, finding))]
+                label = MASKED[MASKED.index(FACTS.synonyms.get(finding, finding))]
                 masks[key][label] = unpack_mask(mask["counts"], *mask["size"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TableError(f"{path}: {place}: no mask of one of its findings ({error!r})") from error

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.chexpert import RADIOLOGISTS
 from xray_lightning.data.partition import read_split_column
 from xray_lightning.data.source import Source, find_table, locate_files, read_facts, say
 from xray_lightning.data.tables import Table, format_count, read_table
@@ -153,7 +152,7 @@ def _read_views(table: Table, notes: list[str]) -> list[str]:
 def _codes_of_images(images: Table, studies: Table) -> tuple[Codes, Told]:
     """Codes of each image by its study, NaN where none; and whether there could be one, (N, L)."""
     studies.require(_STUDY, once=_STUDY)
-    columns = {RADIOLOGISTS.get(name, name): name for name in studies.columns}
+    columns = {FACTS.synonyms.get(name, name): name for name in studies.columns}
     own = code_matrix(studies, [columns.get(label, label) for label in LABELS])
     place = {study: row for row, study in enumerate(studies.text(_STUDY))}
     rows = np.array([place.get(study, -1) for study in images.text(_STUDY)])[:, None]

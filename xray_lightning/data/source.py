@@ -45,6 +45,7 @@ class Facts:
     expected: str = ""  # what its folder holds
     unknown_patients: str = ""  # why patients cannot be told apart
     labels: tuple[str, ...] = ()  # the L labels
+    synonyms: Mapping[str, str] = field(default_factory=dict)  # another word of its for a label
     views: Mapping[str, str] = field(default_factory=dict)  # its words for ours
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # part -> names of its table
     counts: Counts = field(default_factory=dict)  # what stands in its tables
