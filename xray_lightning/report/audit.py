@@ -9,8 +9,8 @@ from xray_lightning.audit.run import Audit, Hospitals
 from xray_lightning.audit.shift import Quantity
 from xray_lightning.report.drawings import Row, dots_figure
 from xray_lightning.report.page import page
-from xray_lightning.report.terminal import empty_table
-from xray_lightning.wording import interval_text, number, p_text
+from xray_lightning.report.terminal import tabulate
+from xray_lightning.wording import number
 
 MEANS = ("age", "follow-up number", "images per patient")  # the other quantities are shares
 
@@ -43,31 +43,20 @@ def audit_figures(audit: Audit) -> dict[str, Markup]:
 def audit_tables(audit: Audit) -> list[Table | str]:
     """Prevalence, metadata and baselines, and what their intervals are."""
     split = f"split {audit.split['name']} [{audit.split['fingerprint']}]"
-    title = "mean test AUROC without looking at an image"
-    baselines = empty_table(title, "", "AUROC", "95 %", "labels")
-    for row in audit.baselines:
-        cells = ["-"] * 3
-        if result := row.result:
-            labels = f"{result.defined}/{len(audit.labels)}"
-            cells = [number(result.mean), interval_text(result.interval), labels]
-        baselines.add_row(row.name, *cells)
     hospitals = hospital_tables(audit.hospitals) if audit.hospitals else []
     return [
         *hospitals,
         shift_table(f"{audit.data}, {split}: prevalence in %", audit.shift.prevalence),
         shift_table("metadata", audit.shift.metadata),
         "ratio: test / train+val; p: corrected over the rows (Holm)",
-        baselines,
+        tabulate("baselines", audit),
         f"intervals: 95 % ({audit.leakage.patients.drawn})",
     ]
 
 
 def hospital_tables(hospitals: Hospitals) -> list[Table | str]:
     """Sizes, and each other hospital beside the first."""
-    sizes = empty_table("hospitals", "", "images", "patients")
-    for name, size in hospitals.sizes.items():
-        sizes.add_row(name, number(size.images, 0), number(size.patients, 0))
-    tables: list[Table | str] = [sizes]
+    tables: list[Table | str] = [tabulate("sizes", hospitals.sizes)]
     for other, shift in hospitals.shifts.items():
         title = f"{other} beside {hospitals.base}"
         rows = [*shift.prevalence, *shift.metadata]
@@ -81,12 +70,4 @@ def hospital_tables(hospitals: Hospitals) -> list[Table | str]:
 
 def shift_table(title: str, rows: Sequence[Quantity]) -> Table:
     """A row for each quantity: its value in each group, the last over what it is compared with."""
-    groups = list(rows[0].value) if rows else []
-    table = empty_table(title, "", *groups, "ratio", "95 %", "p")
-    for row in rows:
-        scale, digits = (1, 2) if row.name in MEANS else (100, 1)
-        cells = [number(scale * value, digits) for value in row.value.values()]
-        cells += [number(row.ratio, 2), interval_text(row.ratio_interval, 2), p_text(row.corrected)]
-        unit = ", %" if row.name.startswith(("sex", "view")) else ""
-        table.add_row(row.name + unit, *cells)
-    return table
+    return tabulate("shift", title, rows, MEANS)

@@ -19,20 +19,18 @@ from xray_lightning.explain.overlays import write_maps
 from xray_lightning.explain.run import DOUBTED, Explanation, explain_checkpoint
 from xray_lightning.explain.saliency import TESTS, Randomisation, SaliencyTests
 from xray_lightning.explain.sanity import Perturbation
-from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.figures import COLOURS, new_figure
 from xray_lightning.report.gallery import gallery_figure
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import empty_table, show
-from xray_lightning.wording import interval_text, number, shorten
+from xray_lightning.report.terminal import show, tabulate
+from xray_lightning.wording import shorten
 from xray_lightning.writing import Json, save_figure, write_json, write_rows
 
 SHOWN = (  # three metrics a table: it fits 80 columns
     {"pointing game": "pointing_game", "energy inside": "energy", "AP": "average_precision"},
     {"centre": "centre", "IoU": "iou", "IoBB": "iobb"},
-    {"T(IoU) 0.1": "t_iou", "T(IoBB) 0.1": "t_iobb", "AFP 0.1": "afp"},
+    {"T(IoU) 0.1": "t_iou", "T(IoBB) 0.1": "t_iobb", "AFP 0.1": "afp"},  # as of Wang 2017
 )
-OVERLAP = "0.1"  # the one that Wang 2017 is quoted for
 PAIR = ("t_iobb", "afp")
 ACROSS = 5  # methods of a table of verdicts
 
@@ -88,17 +86,7 @@ def explanation_lines(explanation: Explanation) -> list[Table | str]:
 
 def pointing_table(places: Localisation, method: str, title: str) -> Table:
     """Pointing game of one method, a row a label, with its interval and the controls'."""
-    columns = ["boxes", method, "95 %", *(name.replace(" ", "\n") for name in CONTROLS)]
-    table = empty_table(f"{title}: pointing game", "label", *columns)
-    for name, boxes, row in places.rows:
-        shown = row.methods[method]
-        game, labels = shown.pointing_game, shown.labels
-        none = "too few" if row.note else "equal"
-        interval = none if np.isnan(game.low) else interval_text(game.interval)
-        beside = [row.methods.get(control) for control in CONTROLS]
-        cells = [number(c.pointing_game.value) if c and c.labels == labels else "-" for c in beside]
-        table.add_row(name, f"{boxes:,}", number(game.value), interval, *cells)
-    return table
+    return tabulate("pointing", places, method, title, CONTROLS)
 
 
 def overlap_table(
@@ -106,78 +94,30 @@ def overlap_table(
 ) -> Table:
     """T(IoBB) at an overlap of 0.1, a row a label."""
     beside = {row.measure: row for row in published if row.measure in PAIR}
-    works = [f"{beside[PAIR[0]].work} {beside[PAIR[0]].year}"] if beside else []
-    table = empty_table("T(IoBB) 0.1 (false boxes an image)", "label", method, "random", *works)
-    for name, _, row in places.rows:
-        cells = [
-            _pair(*(getattr(row.methods[kind], metric)[OVERLAP].value for metric in PAIR))
-            for kind in (method, "random")
-        ]
-        if beside:
-            theirs = [beside[metric].labels.get(name) for metric in PAIR]
-            cells.append("-" if name == "mean" else _pair(*theirs))
-        table.add_row(name, *cells)
-    return table
-
-
-def _pair(share: float | None, false: float | None) -> str:
-    return "-" if share is None else f"{share:.3f} ({number(false, 1)})"
+    return tabulate("overlaps", places, method, beside)
 
 
 def methods_table(places: Localisation, names: Mapping[str, str]) -> Table:
     """Every method and control, the mean over the labels."""
-    table = empty_table(f"mean over {places.mean.labels} labels", "map", *names)
-    for method, metrics in places.mean.methods.items():
-        estimates = [getattr(metrics, name) for name in names.values()]
-        cells = [_with_interval(e if isinstance(e, Estimate) else e[OVERLAP]) for e in estimates]
-        fewer = metrics.labels < places.mean.labels
-        table.add_row(f"{method}, {metrics.labels} labels" if fewer else method, *cells)
-    return table
-
-
-def _with_interval(estimate: Estimate) -> str:
-    ends = "" if np.isnan(estimate.low) else f" ({interval_text(estimate.interval, 2)})"
-    return number(estimate.value) + ends
+    return tabulate("methods", places, names)
 
 
 def saliency_lines(saliency: Mapping[str, SaliencyTests]) -> list[Table | str]:
     """Verdict of each test, a column a method."""
-    first, names, lines = next(iter(saliency.values())), list(saliency), []
-    title = f"saliency tests, {first.finding}"
-    if first.images:
-        title += f": {first.images} images of {first.patients} patients"
+    names, lines = list(saliency), list[Table | str]()
     for start in range(0, len(names), ACROSS):
-        methods = names[start : start + ACROSS]
-        table = empty_table(title, "test", *methods)
-        for test in TESTS:
-            table.add_row(test, *(saliency[method].verdict_of(test) for method in methods))
-        table.add_row("all", *(saliency[method].verdict for method in methods), style="bold")
-        lines.append(table)
+        shown = {name: saliency[name] for name in names[start : start + ACROSS]}
+        lines.append(tabulate("verdicts", shown, TESTS))
     return [*lines, *sorted({*say("saliency", saliency.values(), TESTS)})]
 
 
 def shortcut_lines(shortcuts: Shortcuts, path: str) -> list[Table | str]:
     """Tables of the labels and the probes of a checkpoint, and why labels are not cleared."""
-    labels = shortcuts.labels
-    regions = list(next(iter(labels.values())).covered)
-    read = empty_table("read off the film?", "label", "AUROC", "of metadata", "verdict")
-    title = "lost by covering: AUROC / standard deviations between positives and negatives"
-    lost = empty_table(title, "label", *regions)
-    for name, label in labels.items():
-        floor = label.floor.value if label.floor else None
-        read.add_row(name, number(label.auroc.value), number(floor), label.verdict)
-        drops = [label.covered[region] for region in regions]
-        pairs = ((drop.auroc.region.value, drop.logit.region.value) for drop in drops)
-        lost.add_row(name, *(f"{number(auroc, 2)} / {number(gap, 2)}" for auroc, gap in pairs))
-    title = "AUROC of a linear probe of the features"
-    probes = empty_table(title, "attribute", "positive", "trained", "random weights")
-    for name, probe in shortcuts.probes.items():
-        trained = _with_interval(Estimate(probe.trained, *probe.interval))
-        random = _with_interval(Estimate(probe.random, *probe.random_interval))
-        probes.add_row(name, f"{probe.positive:,}/{probe.known:,}", trained, random)
+    labels, probes = shortcuts.labels, tabulate("attributes", shortcuts.probes)
     images = f"{shortcuts.images:,} images [{shortcuts.fingerprint}]"
     heading = f"{path} on {shortcuts.data}, {images}"
-    return [heading, read, lost, probes, *say("shortcuts", labels), write_gist(shortcuts)]
+    tables = [tabulate("read_off", labels), tabulate("covered", labels), probes]
+    return [heading, *tables, *say("shortcuts", labels), write_gist(shortcuts)]
 
 
 def draw_explanation(explanation: Explanation, folder: Path) -> None:

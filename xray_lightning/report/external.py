@@ -11,66 +11,27 @@ from rich.table import Table
 from xray_lightning.data.tables import format_count
 from xray_lightning.evaluation import external
 from xray_lightning.metrics.intervals import Estimate
-from xray_lightning.records import patients_text
 from xray_lightning.report.drawings import embed_picture
 from xray_lightning.report.figures import AS_WRITTEN, new_figure
 from xray_lightning.report.page import page, say
-from xray_lightning.report.terminal import empty_table
+from xray_lightning.report.terminal import tabulate
 from xray_lightning.wording import interval_text, number
 from xray_lightning.writing import save_figure, write_file, write_json
 
 OWN = "internal test"
 LOW, HIGH = 0.5, 1.0  # of the colours: guessing, and no error
 Cells = dict[str, tuple[Estimate, str]]  # test set -> AUROC, of how many labels it is the mean
-CALLS = ("label", "prevalence %", "sensitivity, 95 %", "specificity, 95 %")
-LINES = ("label", "slope", "intercept", "at its prevalence")
 
 
 def external_lines(result: external.ExternalValidation) -> list[Table | str]:
     """Models by test sets, then a table of scores and one of calls for each pair."""
-    table = empty_table("mean AUROC: rows trained on, columns tested on", "", OWN, *result.sets)
-    for row in result.models:
-        cells = [f"{_with_interval(row.mean)}\n{format_count(len(row.aurocs), 'label')}"]
-        for name in result.sets:
-            cell = result.cell(row.name, name)
-            cells.append("= internal")
-            if cell:
-                difference = number(cell.mean.difference.value, sign="+")
-                cells[-1] = f"{_with_interval(cell.mean.auroc)}\n{cell.mean.note} {difference}"
-        table.add_row(f"{row.trained_on or 'unknown'}\n{row.name}", *cells)
-    lines: list[Table | str] = [table, *say("external")]
+    lines: list[Table | str] = [tabulate("external", result, OWN), *say("external")]
     for pair in result.cells:
-        lines += [*_pair_tables(pair), *say("transfer", pair)]
+        known = {k: row for k, row in pair.labels.items() if not np.isnan(row.auroc.value)}
+        lines.append(tabulate("transfer", pair, {**pair.labels, external.MEAN: pair.mean}))
+        lines += [tabulate("transfer_calls", known), tabulate("transfer_calibration", known)]
+        lines += say("transfer", pair)
     return [*lines, *say("models", result.models)]
-
-
-def _pair_tables(cell: external.Transfer) -> list[Table]:
-    """AUROC here and inside, calls at the internal points, calibration."""
-    name = f"{cell.model} on {cell.title}: {cell.images:,} images of {patients_text(cell.patients)}"
-    scores = empty_table(
-        f"{name} [{cell.fingerprint}]", "label", "pos", "AUROC", "95 %", "inside", "diff", "95 %"
-    )
-    calls = empty_table("at the internal operating points (inside in brackets)", *CALLS)
-    lines = empty_table("calibration of the scores that validation calibrated", *LINES)
-    for label, row in {**cell.labels, external.MEAN: cell.mean}.items():
-        if np.isnan(row.auroc.value):
-            scores.add_row(label, f"{row.positives:,}", "-")
-            continue
-        cells = [number(row.auroc.value), interval_text(row.auroc.interval)]
-        cells += [number(row.internal.value), number(row.difference.value, sign="+")]
-        cells.append(interval_text(row.difference.interval, between=" to ", sign="+"))
-        scores.add_row(label, f"{row.positives:,}", *cells)
-        if label != external.MEAN:
-            shares = [f"{100 * row.prevalence:.1f} ({number(100 * row.internal_prevalence, 1)})"]
-            for share in ("sensitivity", "specificity"):
-                here, inside = getattr(row, share), getattr(row, f"internal_{share}")
-                value = f"{number(here.value)} ({number(inside.value)})"
-                shares.append(f"{value}\n{interval_text(here.interval)}")
-            calls.add_row(label, *shares)
-            if line := row.calibration:
-                estimates = (line.slope, line.intercept, line.corrected)
-                lines.add_row(label, *(_with_interval(e, 2, " to ") for e in estimates))
-    return [scores, calls, lines]
 
 
 def _with_interval(estimate: Estimate, digits: int = 3, between: str = "-") -> str:
