@@ -88,10 +88,8 @@ def test_an_owner_on_another_host_is_named_and_not_waited_for(tmp_path: Path) ->
 
 
 def test_a_claimed_folder_that_vanished(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OutputError, match="run was removed or renamed"),
-        lock_folder(tmp_path / "run"),
-    ):
+    gone = pytest.raises(OutputError, match="run was removed or renamed")
+    with gone, lock_folder(tmp_path / "run"):
         shutil.rmtree(tmp_path / "run")
 
 

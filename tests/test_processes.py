@@ -90,10 +90,8 @@ def test_a_failure_ends_the_processes_it_started() -> None:
     with pytest.raises(ConfigError, match=full), stop_together(trainer, Path(), 32):
         raise torch.cuda.OutOfMemoryError
     trainer.precision = "bf16-mixed"
-    with (
-        pytest.raises(ConfigError, match="mixed: take resident"),
-        stop_together(trainer, Path(), 2),
-    ):
+    resident = pytest.raises(ConfigError, match="mixed: take resident")
+    with resident, stop_together(trainer, Path(), 2):
         raise torch.cuda.OutOfMemoryError
 
 

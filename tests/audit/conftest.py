@@ -18,17 +18,10 @@ def records() -> list[Record]:
     for number, owner in enumerate(rng.integers(60, size=240).tolist()):
         targets = (rng.random(3) < (0.2 + 0.5 * (owner % 2), 0.4, 0.3)).astype(float)
         targets[rng.random(3) < 0.1] = np.nan
-        records.append(
-            Record(
-                image_id=f"{number:04d}.png",
-                patient_id=f"p{owner}",
-                targets=tuple(targets.tolist()),
-                age=float("nan") if number % 17 == 0 else float(rng.integers(20, 90)),
-                sex="FM"[owner % 2] if number % 13 else "",
-                view="AP" if rng.random() < 0.4 else "PA",
-                follow_up=float(seen[owner]),
-            )
-        )
+        about = {"sex": "FM"[owner % 2] if number % 13 else "", "follow_up": float(seen[owner])}
+        about["age"] = float("nan") if number % 17 == 0 else float(rng.integers(20, 90))
+        about["view"] = "AP" if rng.random() < 0.4 else "PA"
+        records.append(Record(f"{number:04d}.png", f"p{owner}", tuple(targets.tolist()), **about))
         seen[owner] += 1
     return [records[row] for row in rng.permutation(240)]
 

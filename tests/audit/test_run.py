@@ -289,7 +289,7 @@ def change(val: ScoredSubset, test: ScoredSubset):
     return decomposition.decompose(val, test, {"first half": (mask, mask)}, draws=40, seed=0)
 
 
-def test_only_the_mix_differs() -> None:
+def test_only_the_mix_differs_and_matched_and_severity_against_loops() -> None:
     val, test = subset(0.2, 0), subset(0.7, 1)
     result = change(val, test)
     assert result.change[0] == pytest.approx(result.case_mix[0] + result.rest[0])
@@ -303,20 +303,8 @@ def test_only_the_mix_differs() -> None:
     ap = test.table.view == "AP"
     kish = 6000 / (0.2**2 / ap.mean() + 0.8**2 / (1 - ap.mean()))
     assert result.effective_images == pytest.approx(kish, rel=0.05)
-
-
-def test_only_the_rest_differs() -> None:
-    result = change(subset(0.4, 0), subset(0.4, 1, shift=0.4))
-    assert abs(result.case_mix[0]) < 0.01
-    assert result.rest[1][1] < 0
-
-
-def test_matched_and_severity_against_loops() -> None:
-    val, test = subset(0.2, 0), subset(0.7, 1)
-    result = change(val, test)
     rows = {row.name: row for row in [*result.matched, *result.severity]}
     assert set(rows) >= {"view AP", "view PA", "first half", "0 other findings"}
-    truth, scores, ap = test.table.targets, test.scores, test.table.view == "AP"
     for name, mask in (("view AP", ap), ("first half", np.arange(6000) < 3000)):
         wanted = [roc_auc_score(truth[mask, i], scores[mask, i]) for i in (0, 1)]
         assert rows[name].test == pytest.approx(np.mean(wanted))
@@ -330,3 +318,9 @@ def test_matched_and_severity_against_loops() -> None:
     for scored in (val, test):
         scored.table.follow_up[:] = np.arange(6000) % 2
     assert "first images" in [row.name for row in change(val, test).matched]
+
+
+def test_only_the_rest_differs() -> None:
+    result = change(subset(0.4, 0), subset(0.4, 1, shift=0.4))
+    assert abs(result.case_mix[0]) < 0.01
+    assert result.rest[1][1] < 0

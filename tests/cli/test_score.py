@@ -29,10 +29,8 @@ def write(folder, images: list[str]):
     rng = np.random.default_rng(0)
     by_id = {record.image_id: record for record in PHANTOM.records}
     scores = 0.5 * rng.random((len(images), 14)) + 0.4 * target_matrix([by_id[i] for i in images])
-    lines = [",".join(["image", *(f"prob_{label}" for label in PHANTOM.labels)])]
-    rows = zip(images, scores.tolist(), strict=True)
-    lines += [",".join([image, *map(str, row)]) for image, row in rows]
-    (folder / "scores.csv").write_text("\n".join(lines) + "\n")
+    table = pd.DataFrame(scores, images, [f"prob_{label}" for label in PHANTOM.labels])
+    table.to_csv(folder / "scores.csv", index_label="image")
     return folder / "scores.csv"
 
 

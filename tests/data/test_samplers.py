@@ -203,18 +203,12 @@ def test_shards_hold_every_image_once(length: int, world: int) -> None:
 PHANTOM = xl.Phantom(patients=2, size=96)
 IMAGE = PHANTOM.read(PHANTOM.records[0])
 KINDS: list[Callable[[], xl.Augmentation]] = [xl.augment_light, xl.augment_xray14, xl.augment_rsna]
+SQUARE = np.pad(np.full((64, 64), 255, np.uint8), 32)  # white, in the middle of 128 pixels
 STILL = {"rotate": 0.0, "shift": 0.0}
 WITHOUT_ZOOM = [
     partial(xl.augment_light, zoom=0.0),
     partial(xl.augment_xray14, zoom_min=1.0, zoom_max=1.0),
 ]
-
-
-def square() -> np.ndarray:
-    """A white square of 64 pixels in the middle of 128."""
-    image = np.zeros((128, 128), np.uint8)
-    image[32:96, 32:96] = 255
-    return image
 
 
 def extent(image: np.ndarray) -> tuple[int, int]:
@@ -262,7 +256,7 @@ def test_mirror_image(make: Callable[..., xl.Augmentation]) -> None:
 
 def test_zoom_of_light_is_the_same_on_both_axes() -> None:
     augment = xl.augment_light(flip=0.0, zoom=0.2, **STILL)
-    extents = [extent(augment(square(), seed)) for seed in range(60)]
+    extents = [extent(augment(SQUARE, seed)) for seed in range(60)]
     assert all(abs(height - width) <= 1 for height, width in extents)
     assert 50 <= min(extents)[0] < 55  # 0.8 * 64 is 51.2
     assert 73 < max(extents)[0] <= 78  # 1.2 * 64 is 76.8
@@ -270,7 +264,7 @@ def test_zoom_of_light_is_the_same_on_both_axes() -> None:
 
 def test_zoom_of_xray14_is_independent() -> None:
     augment = xl.augment_xray14(flip=0.0, **STILL)
-    heights, widths = np.array([extent(augment(square(), seed)) for seed in range(200)]).T
+    heights, widths = np.array([extent(augment(SQUARE, seed)) for seed in range(200)]).T
     for sides in (heights, widths):
         assert 50 <= sides.min() < 53
         assert 75 < sides.max() <= 78
@@ -339,13 +333,13 @@ def test_rsna_blurs_without_moving() -> None:
 def test_rsna_shears_along_rows() -> None:
     augment = xl.augment_rsna(rotate=0, shear=16, shift=0)
     for seed in range(40):
-        result = augment(square(), seed)
-        if not np.array_equal(result, square()):
+        result = augment(SQUARE, seed)
+        if not np.array_equal(result, SQUARE):
             assert extent(result)[0] in range(62, 67)  # no row moved up or down
-    assert max(extent(augment(square(), seed))[1] for seed in range(40)) > 70
+    assert max(extent(augment(SQUARE, seed))[1] for seed in range(40)) > 70
 
 
-@pytest.mark.parametrize("pixels", [IMAGE, square()])
+@pytest.mark.parametrize("pixels", [IMAGE, SQUARE])
 def test_equalise_is_opencvs_clahe(pixels: np.ndarray) -> None:
     expected = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(pixels)
     for _ in range(2):

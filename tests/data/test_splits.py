@@ -17,6 +17,7 @@ from xray_lightning.data.splits import balanced_assignment, count_groups
 from xray_lightning.records import target_matrix
 
 NAN = float("nan")
+FOUR = [xl.Record(f"i{n}", f"p{n}", (0.0,)) for n in range(4)]
 
 
 def make_records(patients: int, seed: int = 0, labels: int = 3) -> list[xl.Record]:
@@ -42,10 +43,6 @@ def patients_of(records: Sequence[xl.Record], split: xl.Split, subset: str) -> s
 
 def ids_of(records: Sequence[xl.Record], split: xl.Split, subset: str) -> frozenset[str]:
     return frozenset(records[i].image_id for i in split.subsets[subset])
-
-
-def make_four() -> list[xl.Record]:
-    return [xl.Record(f"i{n}", f"p{n}", (0.0,)) for n in range(4)]
 
 
 def sizes_of(split: xl.Split) -> list[int]:
@@ -97,9 +94,8 @@ def test_fingerprint_is_sha256_of_sorted_ids() -> None:
 
 
 def test_make_split_keeps_sorted_frozen_parts() -> None:
-    records = make_four()
     subsets = {"train": [3, 0], "val": [1], "test": [2]}
-    split = xl.make_split("x", records, subsets, settings={"a": 1})
+    split = xl.make_split("x", FOUR, subsets, settings={"a": 1})
     assert split.subsets["train"].tolist() == [0, 3]
     assert split.settings == {"a": 1}
     assert split.subset_fingerprints["val"] == fingerprint({"val": ["i1"]})
@@ -120,7 +116,7 @@ def test_make_split_keeps_sorted_frozen_parts() -> None:
 )
 def test_make_split_refuses(subsets: Mapping[str, list[int]], message: str) -> None:
     with pytest.raises(xl.SplitError, match=message):
-        xl.make_split("x", make_four(), subsets)
+        xl.make_split("x", FOUR, subsets)
 
 
 def test_shared_patients_are_refused_but_in_an_image_split_which_says_how_much() -> None:
@@ -130,7 +126,7 @@ def test_shared_patients_are_refused_but_in_an_image_split_which_says_how_much()
     with pytest.warns(xl.LeakySubsetsWarning, match="2 patients .* of 50.0% of the test images"):
         split = xl.make_split("image", records, {"train": [0], "val": [1], "test": [2, 3]})
     assert split.leaked_patients == 2
-    unknown = [replace(record, patient_id=record.image_id) for record in make_four()]
+    unknown = [replace(record, patient_id=record.image_id) for record in FOUR]
     split = xl.make_split("x", unknown, {"train": [3, 0], "val": [1], "test": [2]})
     assert split.leaked_patients is None, "not 0"
 
@@ -227,9 +223,8 @@ def test_official_split_carves_validation_by_patient() -> None:
 
 @pytest.mark.parametrize("splitter", [xl.official_split, xl.csv_split])
 def test_three_lists_of_the_data_set_are_used(splitter) -> None:
-    records = make_four()
     lists = {"train": frozenset({"i0", "i3"}), "val": frozenset({"i1"}), "test": frozenset({"i2"})}
-    split = splitter(records, lists)
+    split = splitter(FOUR, lists)
     assert [split.subsets[subset].tolist() for subset in SUBSETS] == [[0, 3], [1], [2]]
 
 
@@ -246,7 +241,7 @@ def test_three_lists_of_the_data_set_are_used(splitter) -> None:
 )
 def test_official_split_refuses(lists, message: str) -> None:
     with pytest.raises(xl.SplitError, match=message):
-        xl.official_split(make_four(), lists)
+        xl.official_split(FOUR, lists)
 
 
 def test_folds_partition_the_data() -> None:
@@ -276,7 +271,7 @@ def test_csv_split_reads_a_table(tmp_path: Path) -> None:
     """Names as lists have them: with folders, of other kinds, of images that are not there."""
     text = "\ufeffimage,split\nx/i0.png,Train\ni1,validation\ni2.jpg,TEST\ni3, valid \ni7,test\n"
     path = write_lines(tmp_path / "split.csv", text, end="")
-    split = xl.csv_split(make_four(), None, path=path)
+    split = xl.csv_split(FOUR, None, path=path)
     assert [split.subsets[subset].tolist() for subset in SUBSETS] == [[0], [1, 3], [2]]
     assert split.settings == {"path": str(path)}
     assert "'i7'" in split.notes[0]
@@ -285,7 +280,7 @@ def test_csv_split_reads_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lists", [None, {"train_val": {"i0"}, "test": {"i1"}}])
 def test_csv_split_needs_a_table(lists) -> None:
     with pytest.raises(xl.SplitError, match=r"no split column .* image,split in split\.path"):
-        xl.csv_split(make_four(), lists)
+        xl.csv_split(FOUR, lists)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +294,7 @@ def test_csv_split_needs_a_table(lists) -> None:
 )
 def test_csv_split_refuses(tmp_path: Path, text: str, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        xl.csv_split(make_four(), None, path=write_lines(tmp_path / "split.csv", text, end=""))
+        xl.csv_split(FOUR, None, path=write_lines(tmp_path / "split.csv", text, end=""))
 
 
 def test_nih_patient_splits_match_prevalence_and_seeds_really_differ(shared_data: Path) -> None:
@@ -333,7 +328,7 @@ def test_nih_patient_splits_match_prevalence_and_seeds_really_differ(shared_data
 
 def test_lists_split(tmp_path: Path) -> None:
     paths = write_lists(tmp_path, train="x/i0.png 1\nx/i3.png 0", val="i1", test="image\ni2\ni9\n")
-    split = xl.lists_split(make_four(), None, **paths)
+    split = xl.lists_split(FOUR, None, **paths)
     assert [rows.tolist() for rows in split.subsets.values()] == [[0, 3], [1], [2]]
     assert split.settings == {subset: str(path) for subset, path in paths.items()}
     (note,) = split.notes
@@ -341,7 +336,7 @@ def test_lists_split(tmp_path: Path) -> None:
     assert "'i9'" in note
     paths = write_lists(tmp_path, train="i0 i3", val="i1", test="i2")
     with pytest.raises(xl.SplitError, match=r"1 of the 1 names in .*train\.txt .* called 'i0'"):
-        xl.lists_split(make_four(), None, **paths)
+        xl.lists_split(FOUR, None, **paths)
 
 
 def test_without_a_list_for_validation_it_is_carved_by_patient(tmp_path: Path) -> None:

@@ -131,12 +131,6 @@ def others(folders: list[Path], endings: tuple[str, ...]) -> Iterator[Pixels]:
                 continue
 
 
-def remarks(classifier, pictures: Any) -> list[tuple[str, ...]]:
-    """Kinds of remark on each, by the film alone: arrays have no header."""
-    opinions = classifier(pictures).gate
-    return [opinion.kinds for opinion in opinions if opinion is not None]
-
-
 def measure(classifier, films: torch.Tensor, patients: list[str]) -> dict[str, float]:
     """Prints a row for each kind, and returns the shares that are remarked on."""
     rng, shares = np.random.default_rng(1), dict[str, float]()
@@ -152,7 +146,8 @@ def measure(classifier, films: torch.Tensor, patients: list[str]) -> dict[str, f
     sets["not a chest film: pydicom's files"] = list(others(dicom, (".dcm",)))
     sets["photographs and other pictures"] = list(others(photos, (".png", ".jpg")))
     for name, pictures in sets.items():
-        kinds = remarks(classifier, pictures)
+        opinions = classifier(pictures).gate  # by the film alone: arrays have no header
+        kinds = [opinion.kinds for opinion in opinions if opinion is not None]
         hit = np.array([bool(kind) for kind in kinds], float)
         groups = patients if len(hit) == len(patients) else [str(row) for row in range(len(hit))]
         bootstrap = xl.PatientBootstrap(groups)

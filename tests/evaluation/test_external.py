@@ -50,9 +50,7 @@ class Hospital(xl.Source):
         return {"hospital": self.seed, "patients": self.size}
 
 
-@cache
-def hospital(seed: int, patients: int = 60) -> xl.Source:
-    return Hospital(seed, patients)
+hospital = cache(Hospital)
 
 
 def open_hospital(folder: Path) -> xl.XrayDataModule:

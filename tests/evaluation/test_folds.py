@@ -61,7 +61,7 @@ def two_models(tmp_path):
     return write_folds(tmp_path / "ab", "model=a", "model=b")
 
 
-def test_pooled_and_mean_of_folds_are_two_things(one_model) -> None:
+def test_pooled_and_mean_of_folds_are_two_things_and_the_command_shows_both(one_model) -> None:
     (validation,) = pool_folds(read_runs(one_model), one_model)
     facts = validation.to_json()
     folds = [fold_of(fold, 0) for fold in range(FOLDS)]
@@ -79,17 +79,12 @@ def test_pooled_and_mean_of_folds_are_two_things(one_model) -> None:
     np.testing.assert_array_equal(read.scores, scores)
     (saved,) = json.loads((one_model / "pooled.json").read_text())["cross_validations"]
     assert (saved, CrossValidation.from_json(saved).to_json()) == (facts, saved)
-
-
-def test_the_command_shows_both(one_model) -> None:
     text = xray("sweep", one_model)
     assert "cross-validation of all runs, seed 0: 120 images of 60 patients" in text
     assert (one_model / "pooled.png").stat().st_size > 5000
     assert max(map(len, text.split("one of 3 folds")[1].split("pooled: all")[0].splitlines())) <= 80
     assert "pooled: all images ranked at once" in text
     assert text.count("ranked by validation AUROC") == 1, "one table, not one a fold"
-    (validation,) = pool_folds(read_runs(one_model), one_model)
-    facts = validation.to_json()
     assert f"{np.mean(facts['fold_mean']):.3f}" in text
     assert f"{np.std(facts['fold_mean'], ddof=1):.3f}" in text
     assert json.loads(xray("sweep", one_model, "--json"))["cross_validations"] == [facts]

@@ -46,12 +46,9 @@ def test_calibration_error_of_draws_by_hand() -> None:
 def test_platt_and_temperature_minimise_the_log_loss() -> None:
     """Platt's loss is against his smoothed targets, Guo's against the labels."""
     scores, positive = sample()
-    odds = scipy_logit(scores)
-    smoothed = smooth(positive)
-    for method, start, target in (
-        ("platt", [1.0, 0.0], smoothed),
-        ("temperature", [1.0], positive.astype(float)),
-    ):
+    odds, labels = scipy_logit(scores), positive.astype(float)
+    ways = ("platt", [1.0, 0.0], smooth(positive)), ("temperature", [1.0], labels)
+    for method, start, target in ways:
         best = minimize(log_loss, start, (odds, target), tol=1e-12).x
         found = calibration.fit_calibration(scores, positive, method)
         expected = expit(np.append(best, 0)[0] * odds + np.append(best, 0)[1])

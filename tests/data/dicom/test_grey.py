@@ -48,6 +48,7 @@ def rescale(slope: float, intercept: float) -> dict[str, Any]:
 
 
 SIGNED, OCTETS = {"PixelRepresentation": 1}, {"BitsAllocated": 8}
+BELOW = lut(-2, 16, [10, 20])
 REVERSED = np.arange(65536, dtype="<u2")[::-1].tobytes()
 
 
@@ -67,11 +68,7 @@ REVERSED = np.arange(65536, dtype="<u2")[::-1].tobytes()
         ([0, 51, 255], {**rescale(-3, 7), **OCTETS}, [1, 0.8, 0]),
         # a modality table: below its first entry the first, past the end the last
         ([0, 10, 11, 12, 99], modality(lut(10, 16, [0, 50, 100])), [0.005, 0.005, 0.505, 1, 1]),
-        (
-            [-3, -2, -1, 5],
-            {**SIGNED, **modality(lut(-2, 16, [10, 20]))},
-            [0.105, 0.105, 0.205, 0.205],
-        ),
+        ([-3, -2, -1, 5], {**SIGNED, **modality(BELOW)}, [0.105, 0.105, 0.205, 0.205]),
         # a VOI table wins over the window
         ([4, 5, 6, 8], {**voi(lut(5, 12, [0, 1000, 4095])), **LINEAR}, [0, 0, 1000 / 4095, 1]),
         ([0, 1, 2], voi(lut(0, 8, [255, 51, 0, 0], packed=True)), [1, 0.2, 0]),

@@ -39,19 +39,12 @@ def stored(data: bytes, frame: int = 0) -> np.ndarray:
 
 
 def rle(pixels: np.ndarray) -> bytes:
-    samples = pixels.shape[2] if pixels.ndim == 3 else 1
-    return RLELosslessEncoder.encode(
-        pixels.tobytes(),
-        rows=pixels.shape[0],
-        columns=pixels.shape[1],
-        samples_per_pixel=samples,
-        bits_allocated=pixels.itemsize * 8,
-        bits_stored=pixels.itemsize * 8,
-        pixel_representation=0,
-        photometric_interpretation="RGB" if samples == 3 else "MONOCHROME2",
-        number_of_frames=1,
-        planar_configuration=0,
-    )
+    samples, bits = pixels.shape[2] if pixels.ndim == 3 else 1, pixels.itemsize * 8
+    about: dict[str, Any] = {"rows": pixels.shape[0], "columns": pixels.shape[1]}
+    about |= {"bits_allocated": bits, "bits_stored": bits, "pixel_representation": 0}
+    about |= {"samples_per_pixel": samples, "planar_configuration": 0, "number_of_frames": 1}
+    about |= {"photometric_interpretation": "RGB" if samples == 3 else "MONOCHROME2"}
+    return RLELosslessEncoder.encode(pixels.tobytes(), **about)
 
 
 jpeg = imagecodecs.jpeg8_encode

@@ -45,18 +45,10 @@ FILES = [path for path in FILES if path.suffix in ("", ".dcm")]
 RADIOGRAPHS = {"6154", "6247", "6278"} | {
     f"{name}_{end}.dcm" for name in ("RG1", "RG3") for end in ("J2KI", "J2KR", "UNCI", "UNCR")
 }
-REFUSALS = {
-    "is not a DICOM file": 1,
-    "without file meta information": 2,
-    "has no pixel data": 60,
-    "is in colour": 30,
-    "frames. Choose one": 5,
-    "only 8 or 16 bits allocated": 8,
-    "its pixels end at byte": 1,
-    "its codestream is": 1,
-    "no valid TransferSyntaxUID": 1,
-    "its NumberOfFrames is not a finite number": 1,
-}
+REFUSALS = {"has no pixel data": 60, "is in colour": 30, "only 8 or 16 bits allocated": 8}
+REFUSALS |= {"frames. Choose one": 5, "without file meta information": 2, "is not a DICOM file": 1}
+REFUSALS |= {"its pixels end at byte": 1, "its codestream is": 1, "no valid TransferSyntaxUID": 1}
+REFUSALS |= {"its NumberOfFrames is not a finite number": 1}
 CASES = Path(os.environ["XRAY_DATA"]).with_name("cases") / "dicom"
 
 
@@ -217,12 +209,9 @@ UID = "1.2.840.10008.1.2"
 SECONDS = 10.0  # generous for a loaded machine; a mutation takes milliseconds
 GROWTH = 2**30  # bytes; 100 million pixels of 16 bits take 600 MB
 SIZE = (48, 64)
+SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 SETTINGS = settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW
 )
 
 
