@@ -336,8 +336,7 @@ def test_labels_must_be_known() -> None:
     description = Description({"labels": ["Mass", "Nodule"]}, {}, {})
     for labels in (("Mass", "Nodule"), ("Nodule", "Mass"), ("Nodule",)):
         module.require_labels(description, labels, "best.ckpt")
+    match = r"^best\.ckpt was trained on the 2 labels Mass, N.*data\.label="
     for labels in (("Lung Opacity",), ("Mass", "Nodule", "Hernia"), ()):
-        with pytest.raises(
-            CheckpointError, match=r"^best\.ckpt was trained on the 2 labels Mass, N.*data\.label="
-        ):
+        with pytest.raises(CheckpointError, match=match):
             module.require_labels(description, labels, "best.ckpt")

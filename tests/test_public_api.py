@@ -19,9 +19,11 @@ def test_every_name_can_be_imported(name: str) -> None:
     assert thing.__module__.startswith("xray_lightning.")
 
 
-def test_all_is_what_dir_shows() -> None:
+def test_all_is_what_dir_shows_and_nothing_else_is_there() -> None:
     assert set(xray_lightning.__all__) <= set(dir(xray_lightning))
     assert {*xray_lightning._HOMES, "__version__"} == set(xray_lightning.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        xray_lightning.nothing  # noqa: B018
 
 
 def test_names_keep_to_the_vocabulary() -> None:
@@ -38,19 +40,11 @@ def test_version_is_that_of_the_distribution() -> None:
     assert xray_lightning.__version__ == version("xray_lightning")
 
 
-def test_unknown_name() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        xray_lightning.nothing  # noqa: B018
-
-
-def test_every_error_is_ours_and_described() -> None:
+def test_every_error_is_ours_described_and_what_users_of_python_catch_too() -> None:
     for name, error in inspect.getmembers(errors, inspect.isclass):
         if error.__module__ == errors.__name__:
             assert issubclass(error, errors.XrayError), name
             assert error.__doc__, name
-
-
-def test_errors_are_what_users_of_python_catch_too() -> None:
     values = errors.ConfigError, errors.TableError, errors.SplitError, errors.InvalidImageError
     assert all(issubclass(error, ValueError) for error in values)
     assert issubclass(errors.DataNotFoundError, FileNotFoundError)

@@ -95,7 +95,7 @@ def test_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == others
 
 
-def test_json_is_strict(tmp_path: Path) -> None:
+def test_json_is_strict_and_damage_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json({"mean": 0.5, "label": None}, path)
     with pytest.raises(ValueError, match="nan"):
@@ -105,6 +105,10 @@ def test_json_is_strict(tmp_path: Path) -> None:
     path.write_text('{"schema": 3}')
     with pytest.raises(OutputError, match="schema 3"):
         read_json(path)
+    for text in ('{"mean": 0.', "[]", ""):
+        path.write_text(text)
+        with pytest.raises(OutputError, match=r"a\.json is damaged"):
+            read_json(path)
 
 
 def test_nan_is_null() -> None:
@@ -127,14 +131,6 @@ def test_a_formula_is_text_in_a_spreadsheet_and_itself_again(text: str) -> None:
     cell = writing.for_spreadsheet(text)
     assert cell == ("'" if text in FORMULAS else "") + text
     assert writing.from_spreadsheet(cell) == text
-
-
-@pytest.mark.parametrize("text", ['{"mean": 0.', "[]", ""])
-def test_damaged_json_is_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "metrics.json"
-    path.write_text(text)
-    with pytest.raises(OutputError, match=r"metrics\.json is damaged"):
-        read_json(path)
 
 
 # Everything else goes through xray_lightning/writing.py: whole under its final name, or not there.

@@ -11,12 +11,8 @@ from xray_lightning.cli.request import read_labels
 from xray_lightning.data.source import choose_labels
 from xray_lightning.errors import ConfigError
 
-SAVED = {
-    "data": {"_target_": "xray_lightning.data.phantom.Phantom", "patients": 4, "seed": 0},
-    "split": {"_target_": "x", "seed": 1},
-    "image_size": 32,
-    "seed": 0,
-}
+DATA = {"_target_": "xray_lightning.data.phantom.Phantom", "patients": 4, "seed": 0}
+SAVED = {"data": DATA, "split": {"_target_": "x", "seed": 1}, "image_size": 32, "seed": 0}
 
 
 def test_composed_with_the_folder_for_results_and_made_of_plain_containers() -> None:

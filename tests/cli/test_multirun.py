@@ -160,9 +160,8 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     assert told["effects"] == {}
     for trial in told["trials"]:
         run = study / str(trial["number"])
-        assert (
-            trial["value"] == json.loads((run / "metrics.json").read_text())["val"]["auroc"]["mean"]
-        )
+        auroc = json.loads((run / "metrics.json").read_text())["val"]["auroc"]
+        assert trial["value"] == auroc["mean"]
         rate = f"optim.optimizer.lr={trial['settings']['optim.optimizer.lr']}"
         assert rate in json.loads((run / "environment.json").read_text())["overrides"]
     assert (study / "study.png").stat().st_size > 10_000

@@ -39,13 +39,11 @@ TRAIN = (
     *(row(f"{SMALL}/train/patient0000{patient}/study1/view1_frontal", f"Male,90,Frontal,{view}",
           codes={"Edema": "0.0"}) for patient, view in ((3, "LL"), (4, "AP"))),
 )  # fmt: skip
-VALID = tuple(
-    row(f"{SMALL}/valid/patient6454{patient}/study1/view1_frontal", about, codes=ALL | positive)
-    for patient, about, positive in (
-        (1, "Male,73,Frontal,AP", {"Edema": "1.0"}),
-        (2, "Female,70,Frontal,PA", {}),
-        (3, "Female,70,Frontal,PA", {"Lung Opacity": "1.0"}),
-    )
+PLACE = SMALL + "/valid/patient6454{}/study1/view1_frontal"
+VALID = (
+    row(PLACE.format(1), "Male,73,Frontal,AP", codes=ALL | {"Edema": "1.0"}),
+    row(PLACE.format(2), "Female,70,Frontal,PA", codes=ALL),
+    row(PLACE.format(3), "Female,70,Frontal,PA", codes=ALL | {"Lung Opacity": "1.0"}),
 )
 VIEWS = "view1_frontal", "view2_lateral"
 TEST = tuple(row(f"test/patient64741/study1/{view}", codes=ALL) for view in VIEWS)

@@ -1,6 +1,7 @@
 """Phantom folders in the layouts of PhysioNet and Kaggle; the real table where it is."""
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import imagecodecs
@@ -36,25 +37,19 @@ def kaggle(root: Path, *rows: str, header: str = HEADER) -> Path:
 
 def physionet(root: Path) -> Path:
     """Films t1 (two of three: Edema; one: COPD) and t2 of training, s1 (COPD, Edema) of testing."""
-    folder = root / "annotations"
-    folder.mkdir()
-    present = {("t1", "R1"): ["Edema"], ("t1", "R2"): ["Edema", "COPD"]}
-    rows = [
-        [image, reader, *(int(c in present.get((image, reader), ["No finding"])) for c in COLUMNS)]
-        for image in ("t1", "t2")
-        for reader in ("R1", "R2", "R3")
-    ]
+    told = {("t1", "R1"): ["Edema"], ("t1", "R2"): ["Edema", "COPD"]}
+    films = product(("t1", "t2"), ("R1", "R2", "R3"))
+    rows = [[*f, *(int(c in told.get(f, ["No finding"])) for c in COLUMNS)] for f in films]
+    header, folder = "class_name,x_min,y_min,x_max,y_max", root / "annotations"
+    boxes = "t1,R1,Edema,1,2,3,4", "t1,R2,Edema,1,2,3,4", "t1,R2,COPD,,,,", "t2,R3,No finding,,,,"
+    write_lines(folder / "annotations_train.csv", f"image_id,rad_id,{header}", *boxes)
+    boxes = "s1,Edema,5,5,9,8", "s1,COPD,,,,"
+    write_lines(folder / "annotations_test.csv", f"image_id,{header}", *boxes)
     train = pd.DataFrame(rows, columns=["image_id", "rad_id", *COLUMNS])
     train.to_csv(folder / "image_labels_train.csv", index=False)
     names = [column.replace("Other diseases", "Other disease") for column in COLUMNS]
     test = pd.DataFrame([["s1", *(int(c in ("COPD", "Edema")) for c in names)]])
     test.to_csv(folder / "image_labels_test.csv", index=False, header=["image_id", *names])
-    boxes = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max\n"
-    boxes += "t1,R1,Edema,1,2,3,4\nt1,R2,Edema,1,2,3,4\nt1,R2,COPD,,,,\nt2,R3,No finding,,,,\n"
-    (folder / "annotations_train.csv").write_text(boxes)
-    (folder / "annotations_test.csv").write_text(
-        "image_id,class_name,x_min,y_min,x_max,y_max\ns1,Edema,5,5,9,8\ns1,COPD,,,,\n"
-    )
     return root
 
 

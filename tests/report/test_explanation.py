@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -101,13 +102,9 @@ def saliency() -> dict[str, SaliencyTests]:
     def flat(net: nn.Module, images: Tensor) -> Tensor:
         return torch.zeros(len(images), 2, 2)
 
-    images = torch.rand(20, 1, 12, 12)
-    return {
-        method.__name__: run_saliency_tests(
-            net, method, images, range(20), label=1, draws=20, networks=4, steps=4
-        )
-        for method in (features, flat)
-    }
+    images, patients = torch.rand(20, 1, 12, 12), range(20)
+    test = partial(run_saliency_tests, net, label=1, draws=20, networks=4, steps=4)
+    return {method.__name__: test(method, images, patients) for method in (features, flat)}
 
 
 def test_lines_fit_and_explanations_come_back(places, saliency) -> None:
