@@ -121,12 +121,7 @@ def make_split(
         indices.flags.writeable = False
     faults = [*faults, *_find_repeats(records, arrays)]
     known, shared = patients_known(records), find_shared_patients(records, arrays)
-    if shared and known and name != LEAKY:
-        patient, where = next(iter(shared.items()))
-        faults.append(
-            f"{len(shared):,} patients have images in several subsets, the first is {patient} "
-            f"({' and '.join(where)}): correct the lists, or set split=patient"
-        )
+    faults += say("shared", shared) if known and name != LEAKY else []
     leaked = len(shared) if known else None
     notes = (*notes, *(f"no training may use this split: {fault}" for fault in faults))
     split = Split(name, arrays, "", {}, leaked, dict(settings or {}), notes)
@@ -190,10 +185,7 @@ def _find_repeats(records: Images, subsets: Mapping[str, Indices]) -> list[str]:
     if not len(twice):
         return []
     where = [subset for subset, indices in subsets.items() if twice[0] in indices]
-    return [
-        f"{len(twice):,} images stand twice in the split, the first is "
-        f"{records[twice[0]].image_id} ({' and '.join(where)}): every image belongs to one subset"
-    ]
+    return say("twice", len(twice), records[twice[0]].image_id, where)
 
 
 def locate_lists(records: Images, lists: Lists) -> tuple[dict[str, Indices], list[str]]:
@@ -202,12 +194,7 @@ def locate_lists(records: Images, lists: Lists) -> tuple[dict[str, Indices], lis
     subsets = {k: np.flatnonzero([image in ids for image in images]) for k, ids in lists.items()}
     everywhere = frozenset().union(*lists.values())
     nowhere = [image for image in images if image not in everywhere]
-    if not nowhere:
-        return subsets, []
-    return subsets, [
-        f"{len(nowhere):,} of {len(records):,} images are in no list of the split, the first "
-        f"is {nowhere[0]}: complete the lists, or set split=patient"
-    ]
+    return subsets, say("nowhere", nowhere, len(records))
 
 
 def match_names(

@@ -8,28 +8,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import yaml  # type: ignore[import-untyped]
 
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import CheckpointError, ConfigError, DataError
 from xray_lightning.evaluation.compare import Comparison
 from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.predictions import Predictions, read_own
+from xray_lightning.report.page import say
 
 Values = Mapping[str, Any]
 T = TypeVar("T")
 HASH = "weights_sha256"  # of the checkpoint that a file is about
-NEEDED = {  # what a page could not do without
-    "environment.json": ("command", "seed", "split", "data", "device", "versions"),
-    "metrics.json": ("val", "test"),
-    "evaluation.json": (
-        *("labels", "mean", "defined", "fingerprint", "images", "patients", "data", "data_images"),
-        *("split", "subset", "draws", "validation", "subgroups", "underdiagnosis", "published"),
-    ),
-    "explain.json": (
-        *("checkpoint", "fingerprint", "images", "patients", "methods", "gallery"),
-        *("localisation", "localisation_missing", "published", "saliency", "shortcuts"),
-    ),
-}
+NEEDED: Values = yaml.safe_load(Path(__file__).with_name("needed.yaml").read_bytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +74,7 @@ def read_run(folder: Path, metrics: Values | None = None) -> Run:
 
 def require_one_run(run: Run) -> None:
     """Files of two runs in one folder would make a page about neither."""
-    folder, evaluation, remedy = run.folder, run.evaluation, _remedy(run.folder)
+    folder, evaluation, remedy = run.folder, run.evaluation, say("remedy", run.folder)[0]
     hashes = {run.metrics["val"].get(HASH), run.metrics["test"].get(HASH)}
     hashes.add(evaluation.origin.weights_sha256)
     if len(hashes) > 1:
@@ -114,7 +105,7 @@ def _read_explain(path: Path, metrics: Values) -> tuple[Values | None, str]:
     explain = _read(path, _load) if path.is_file() else None
     weights = metrics["test"].get(HASH)  # None: the run is of a version that kept none
     if explain is not None and weights not in (None, explain.get(HASH)):
-        return None, f"explain.json is of another checkpoint; {_remedy(path.parent)}"
+        return None, f"explain.json is of another checkpoint; {say('remedy', path.parent)[0]}"
     return explain, ""
 
 
@@ -130,7 +121,8 @@ def _read_compared(path: Path, evaluation: Evaluation) -> Comparison | None:
     ]
     if all(same) and compared.fingerprint == evaluation.fingerprint:
         return compared
-    raise ConfigError(f"{path} does not compare this run's scores with another's: {_remedy(path)}")
+    (remedy,) = say("remedy", path)
+    raise ConfigError(f"{path} does not compare this run's scores with another's: {remedy}")
 
 
 def _load(path: Path) -> Values:
@@ -155,13 +147,5 @@ def _read(path: Path, load: Callable[[Path], T]) -> T:
         reason = repr(error)
     except (OSError, ValueError, DataError, CheckpointError) as error:
         reason = str(error)
-    place = path if path.name == "compare.json" else path.parent
-    raise ConfigError(f"{path} is damaged or not there: {reason}. {_remedy(place)}")
-
-
-def _remedy(folder: Path) -> str:
-    if folder.name == "compare.json":
-        return f"xray compare {folder.parent} OTHER margin=0.01 --out {folder.parent} makes it anew"
-    if folder.name == "explain":
-        return f"xray explain {folder.parent / 'checkpoints' / 'best.ckpt'} makes it again"
-    return f"python train.py resume={folder} makes it again from the checkpoints"
+    (remedy,) = say("remedy", path if path.name == "compare.json" else path.parent)
+    raise ConfigError(f"{path} is damaged or not there: {reason}. {remedy}")
