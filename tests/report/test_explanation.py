@@ -282,7 +282,7 @@ def test_auroc_table(capsys) -> None:
 
 
 def test_text_from_data_is_no_markup(capsys) -> None:
-    names = ("[/red]", "[red]x[bold]", ":skull:", "\\[b]", "[link=http://x]")
+    names = ("[/red]", "[red]x[bold]", ":skull:", "\\[b]", "[link=http://x]", "** a | b", "===")
     auroc = SUMMARY["auroc"] | {"labels": dict.fromkeys(names, 0.5)}  # type: ignore[operator]
     odd = SUMMARY | {"auroc": auroc, "positives": dict.fromkeys(names, 1)}
     show(auroc_table({"test": odd}, ""), *names)
