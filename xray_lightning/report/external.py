@@ -34,9 +34,8 @@ def external_lines(result: external.ExternalValidation) -> list[Table | str]:
     return [*lines, *say("models", result.models)]
 
 
-def _with_interval(estimate: Estimate, digits: int = 3, between: str = "-") -> str:
-    ends = interval_text(estimate.interval, digits, between=between)
-    return f"{number(estimate.value, digits)}\n{ends}"
+def _with_interval(estimate: Estimate) -> str:
+    return f"{number(estimate.value)}\n{interval_text(estimate.interval)}"
 
 
 @AS_WRITTEN
