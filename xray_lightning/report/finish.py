@@ -1,6 +1,5 @@
 """The end of a run: its best checkpoint scored and evaluated; tables, figures, maps, the page."""
 
-import copy
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +79,7 @@ def finish_run(
     tables; ``points`` says how operating points are fitted (rule, value, calibration, draws).
     """
     best = checkpoints.load_checkpoint(run.best, trust=True)  # just written here
-    folder, net = Path(run.folder), restore_net(best, task)
+    folder, net = Path(run.folder), task.restore_net(best)
     scorer = XrayTask(net, task.loss, labels=task.labels, tta=task.tta)
     summaries, predictions = score_subsets(trainer, scorer, data, folder, ("val", "test"))
     if run.choice.startswith("last epoch:"):  # without a score
@@ -94,7 +93,7 @@ def finish_run(
         figures.curves_figure(folder / "metrics.csv", folder / "curves.png")
     evaluation = evaluate_run(best, scorer, data, predictions, folder, **points)
     if isinstance(net, XrayNet):
-        draw_maps(restore_net(best, task), data, predictions, folder, heat_maps, panel)
+        draw_maps(task.restore_net(best), data, predictions, folder, heat_maps, panel)
     if write_page is not None:
         write_page(summaries)
     write_json(summaries, folder / "metrics.json")
@@ -252,12 +251,6 @@ def evaluate_test(
     evaluation = evaluate(scored, data.subset_records("test"), origin, **how)
     write_json(evaluation.to_json(), folder / "evaluation.json")
     return evaluation
-
-
-def restore_net(checkpoint: Checkpoint, task: XrayTask) -> Any:
-    """The checkpoint's network; with parts of the user's own, a copy of the task's, filled."""
-    rebuilt = isinstance(task.net, XrayNet) and "." not in task.net.config["head"]
-    return checkpoint.build_net(None if rebuilt else copy.deepcopy(task.net).cpu())
 
 
 def score_subsets(

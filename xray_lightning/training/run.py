@@ -28,6 +28,7 @@ from xray_lightning.results import Result
 from xray_lightning.training.callbacks.epochs import EpochSeed, MetricsFile, WatchMetric
 from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone, RunCheckpoint
 from xray_lightning.training.environment import describe_sampling, write_environment
+from xray_lightning.training.sharding import require_shardable
 from xray_lightning.training.task import XrayTask
 from xray_lightning.wording import tell
 
@@ -109,6 +110,8 @@ def train(
     if resume is not None:
         require_same_split(resume, data)
     data.require_trainer(trainer)
+    averaged = any(isinstance(callback, EMA) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    require_shardable(trainer, task.net, averaged=averaged)
     log_run(data, task, trainer)
     with stop_together(trainer, folder, data.batch_size):
         trainer.fit(task, data, ckpt_path=resume.path if resume else None, weights_only=True)

@@ -1,5 +1,6 @@
 """XrayTask: how a network learns from batches and is evaluated on them."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,12 +13,14 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from xray_lightning.checkpoint import KEY, TTA, Description, describe_model
+from xray_lightning.checkpoint import KEY, TTA, Checkpoint, Description, describe_model
 from xray_lightning.data.datamodule import Batch, XrayDataModule
 from xray_lightning.errors import ConfigError, NonFiniteLossError, require_choice
 from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
+from xray_lightning.models.network import XrayNet
 from xray_lightning.training.losses import BCE, ConditionalBCE
 from xray_lightning.training.optim import OptimizerFactory, Plateau, Schedule, make_optimizer
+from xray_lightning.training.sharding import fill_whole, shard
 
 
 class XrayTask(pl.LightningModule):
@@ -84,6 +87,7 @@ class XrayTask(pl.LightningModule):
         self.schedule, self.tta = schedule, tta
         self.description: Description | None = None
         self.averaged: Mapping[str, Tensor] = {}
+        self._whole: list[Any] = []  # the network of which each process holds a share: no module
         self.auroc, self.mean_loss = PerLabelAUROC(len(self.labels)), MeanMetric("error")
 
     def forward(self, images: Tensor) -> Tensor:
@@ -143,6 +147,22 @@ class XrayTask(pl.LightningModule):
 
     on_test_epoch_end = on_validation_epoch_end
 
+    def configure_model(self) -> None:
+        """Share the network out among the processes, if the strategy is to."""
+        if self.device_mesh is not None and self.trainer.training and not self._whole:
+            self._whole = [shard(self.net, self.device_mesh["data_parallel"])]
+
+    def on_validation_start(self) -> None:
+        """Validate, and draw, with a whole network: processes have different numbers of batches."""
+        if self._whole:
+            whole = fill_whole(self._whole[0], self.net, self.device)
+            self._whole, self.net = [self.net], whole
+
+    def on_validation_end(self) -> None:
+        """Go on with the share."""
+        if self._whole:
+            self._whole, self.net = [self.net.cpu()], self._whole[0]
+
     def setup(self, stage: str) -> None:
         """Forget what an earlier run left, and tell trackers the settings of this one."""
         self.averaged = {}
@@ -186,6 +206,11 @@ class XrayTask(pl.LightningModule):
         self._start_schedule(self.schedule)
         scheduler = {"scheduler": LambdaLR(optimizer, self.schedule), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def restore_net(self, checkpoint: Checkpoint) -> Any:
+        """A checkpoint's network; with parts of the user's own, a copy of this one, filled."""
+        rebuilt = isinstance(self.net, XrayNet) and "." not in self.net.config["head"]
+        return checkpoint.build_net(None if rebuilt else copy.deepcopy(self.net).cpu())
 
     def _start_schedule(self, schedule: Schedule) -> None:
         steps = self.trainer.estimated_stepping_batches

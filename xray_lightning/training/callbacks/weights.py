@@ -1,6 +1,5 @@
 """What becomes of the weights: averaged, frozen at first, kept where best, with their gate."""
 
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
@@ -245,7 +244,7 @@ class FitGate(pl.Callback):
         settings: Json = {"false_alarms": self.false_alarms, "youngest": youngest, "views": views}
         for path in paths:
             loaded = load_checkpoint(path, trust=True)  # just written here
-            own = loaded.build_net(copy.deepcopy(net)).to(task.device)
+            own = cast(XrayTask, task).restore_net(loaded).to(task.device)
             if (key := loaded.weights_sha256) not in gates:
                 gates[key] = fit_gate(own, films[0], films[1], seed=self.seed, **settings)
             store_gate(path, gates[key])
