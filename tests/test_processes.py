@@ -13,12 +13,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 from hydra.types import RunMode
+from toy import toy_data, toy_net
 
-from xray_lightning import ConfigError, processes
+from xray_lightning import ConfigError, XrayNet, XrayTask, processes
 from xray_lightning.cli import build, config, fit
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.report.terminal import show
-from xray_lightning.training.run import stop_together
+from xray_lightning.training.run import stop_together, train
+from xray_lightning.training.sharding import FSDP
 
 
 @pytest.fixture(autouse=True)
@@ -80,19 +82,57 @@ def test_a_failure_ends_the_processes_it_started() -> None:
     stopped: list[int] = []
     for launcher in (SimpleNamespace(kill=stopped.append), None):
         trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher), world_size=1)
-        with pytest.raises(KeyError), stop_together(trainer, Path(), 32):
+        with pytest.raises(KeyError), stop_together(trainer, Path(), 32, bool):
             raise KeyError
     assert stopped == [9]
-    trainer.accumulate_grad_batches, trainer.precision = 2, "32-true"
-    full = (
-        "trainer.precision=32-true: take batch_size=16 trainer.accumulate_grad_batches=4 or train"
-    )
-    with pytest.raises(ConfigError, match=full), stop_together(trainer, Path(), 32):
+
+
+@pytest.mark.parametrize(
+    ("precision", "size", "room", "said"),
+    [
+        (
+            "32-true",
+            32,
+            16,
+            "=32-true: batch_size=16 trainer.acc.*=4 has room, as tried; or take",
+        ),
+        ("bf16-mixed", 30, 6, "mixed: batch_size=3 .*=20 has room, as tried; or take resident"),
+        ("bf16-mixed", 30, 1, "mixed: not even 2 images have room; take resident=false or a sm"),
+        ("bf16-mixed", 2, None, "mixed: take resident"),
+        ("32-true", 8, None, "true: take batch_size=4 .*=4 or trainer.precision=bf16-mixed or res"),
+    ],
+)
+def test_a_full_gpu(precision: str, size: int, room: int | None, said: str) -> None:
+    """The largest half of the batch that has room; not tried where shares lie in all processes."""
+    trainer: Any = SimpleNamespace(precision=precision, accumulate_grad_batches=2)
+    trainer.strategy = Mock(FSDP if room is None else object, launcher=None)
+    with (
+        pytest.raises(ConfigError, match=said),
+        stop_together(trainer, Path(), size, lambda size: size <= room),
+    ):
         raise torch.cuda.OutOfMemoryError
-    trainer.precision = "bf16-mixed"
-    resident = pytest.raises(ConfigError, match="mixed: take resident")
-    with resident, stop_together(trainer, Path(), 2):
-        raise torch.cuda.OutOfMemoryError
+
+
+def test_what_has_room_is_tried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By steps of a training on a device that holds four images and the optimiser's memory."""
+    data = toy_data(folder, 24, batch_size=16)
+    task, features = XrayTask(toy_net(data.labels)), XrayNet.forward_features
+    empty, sizes = torch.empty_like, list[int]()
+
+    def forward_features(net: XrayNet, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 4:
+            raise torch.cuda.OutOfMemoryError
+        sizes.append(len(images))
+        return features(net, images)
+
+    kept = Mock(side_effect=empty)
+    monkeypatch.setattr(XrayNet, "forward_features", forward_features)
+    monkeypatch.setattr(torch, "empty_like", kept)
+    with pytest.raises(ConfigError, match=r"batch_size=4 trainer\.acc.*=4 has room, as tried"):
+        train(task, data, folder / "full", epochs=1)
+    assert sizes == [4]
+    asked = [one.args[0] for one in kept.call_args_list]
+    assert all(sum(one is it for it in asked) >= 2 for one in task.net.parameters())
 
 
 def test_ctrl_c_leaves_no_lock_that_nobody_frees() -> None:

@@ -17,6 +17,13 @@ def test_every_name_can_be_imported(name: str) -> None:
     thing = getattr(xray_lightning, name)
     assert thing.__doc__
     assert thing.__module__.startswith("xray_lightning.")
+    if inspect.isfunction(thing):
+        kinds = {k: str(v.annotation) for k, v in inspect.signature(thing).parameters.items()}
+        assert not {
+            k
+            for k, kind in kinds.items()
+            if "Path" in kind and not {"str", "bytes"} & set(re.findall(r"\w+", kind))
+        }
 
 
 def test_all_is_what_dir_shows_and_nothing_else_is_there() -> None:

@@ -277,6 +277,56 @@ def test_an_error_ends_all(folder: Path) -> None:
     wait_for_none(str(name))
 
 
+SHARES = """
+import sys, torch
+from torch.distributed import device_mesh, init_process_group
+from toy import toy_net
+from xray_lightning.training.sharding import fill_whole, shard
+
+init_process_group("gloo")
+net = toy_net(["a"], backbone=sys.argv[1])
+before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+size = sum(one.numel() for one in net.parameters())
+whole = shard(net, device_mesh.init_device_mesh("cpu", (2,)))
+held = sum(one.to_local().numel() for one in net.parameters())
+with torch.no_grad():
+    for one in net.parameters():
+        one.add_(1)
+    for one in whole.parameters():
+        one.zero_()
+fill_whole(whole, net, torch.device("cpu"))
+learned = {key for key, _ in whole.named_parameters()}
+for key, tensor in whole.state_dict().items():
+    assert torch.equal(tensor, before[key] + (key in learned)), key
+assert 0.4 * size < held < 0.6 * size, (held, size)
+"""
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_weights_shared_out(name: str, folder: Path) -> None:
+    """Each process holds half of them; a step is that of DistributedDataParallel."""
+    (folder / "shares.py").write_text(SHARES)
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "shares.py", name]
+    run([sys.executable, *words], folder)
+    net = ["model=vit_small", f"model.backbone={name}", "freeze_epochs=1", "optim.layer_decay=0.75"]
+    for kind in ("ddp", "fsdp"):
+        words = [*TRAIN, *TOY, *TWO, f"trainer={kind}", *net, f"hydra.run.dir={name}_{kind}"]
+        run(words, folder)
+    ddp, fsdp = folder / f"{name}_ddp", folder / f"{name}_fsdp"
+    for ours, theirs in zip(*(read_table(p / "metrics.csv") for p in (fsdp, ddp)), strict=True):
+        ours, theirs = ({k: float(v or "nan") for k, v in row.items()} for row in (ours, theirs))
+        del ours["images_per_second"], theirs["images_per_second"]
+        assert ours == pytest.approx(theirs, rel=1e-5, nan_ok=True)
+    path = "checkpoints/last.ckpt"
+    states = [torch.load(p / path, weights_only=True)["state_dict"] for p in (fsdp, ddp)]
+    for key, tensor in states[1].items():
+        torch.testing.assert_close(states[0][key], tensor, rtol=1e-4, atol=1e-5)
+    assert {p.name for p in (fsdp / "maps").iterdir()} >= {"val_epoch1.png", "test.png"}
+    validate_alone(fsdp, folder / "outputs/cache", "last.ckpt")
+    run([*TRAIN, f"resume={fsdp}", "trainer.devices=1", "trainer.max_epochs=4"], folder)
+    validate_alone(fsdp, folder / "outputs/cache", "last.ckpt")
+
+
 def test_more_processes_than_images(folder: Path) -> None:
     few = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=99"]
     few += ["trainer.precision=32-true", "hydra.run.dir=many"]

@@ -70,8 +70,8 @@ class Outcome:
 
 
 def convert_folder(
-    root: Path,
-    out: Path,
+    root: str | Path,
+    out: str | Path,
     options: PngOptions = PngOptions(),
     *,
     shard: Shard = WHOLE,
@@ -99,7 +99,7 @@ def convert_folder(
             written to, or is being written to; shards and numbers as names.
     """
     root = require_directory(root, "The DICOM files were to be found there").resolve()
-    files, others = find_dicom(root)
+    out, (files, others) = Path(out), find_dicom(root)
     outcomes: list[Outcome] = []
     if shard.count > 1 and options.rename:
         raise ConfigError("rename=true numbers all images: leave out shard=")

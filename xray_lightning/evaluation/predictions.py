@@ -102,7 +102,7 @@ class Predictions:
         return replace(self, labels=tuple(labels), targets=targets, scores=scores)
 
 
-def write_predictions(predictions: Predictions, path: Path) -> str:
+def write_predictions(predictions: Predictions, path: str | Path) -> str:
     """Write image, patient, targets and scores as CSV.
 
     Scores are printed with the nine digits that a float32 needs, so reading them back gives the
@@ -115,7 +115,7 @@ def write_predictions(predictions: Predictions, path: Path) -> str:
     columns = [prefix + label for prefix in (TARGET, SCORE) for label in predictions.labels]
     ids = zip(predictions.image_ids, predictions.patient_ids, strict=True)
     rows = zip(ids, predictions.targets.tolist(), predictions.scores, strict=True)
-    with open_replacing(path, newline="") as file:
+    with open_replacing(path := Path(path), newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "patient", *columns])
         for names, targets, scores in rows:
@@ -125,7 +125,7 @@ def write_predictions(predictions: Predictions, path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def read_predictions(path: Path) -> Predictions:
+def read_predictions(path: str | Path) -> Predictions:
     """Read a table written by :func:`write_predictions`.
 
     Raises:
@@ -133,7 +133,7 @@ def read_predictions(path: Path) -> Predictions:
         TableError: a column is missing, the table is cut off, an image stands twice, or a cell is
             not a score in [0, 1] or not a target; names the row and the cell.
     """
-    table = read_table(path)
+    table = read_table(path := Path(path))
     labels = [name.removeprefix(SCORE) for name in table.columns if name.startswith(SCORE)]
     wanted = [TARGET + label for label in labels] or [SCORE + "<label>"]
     table.require("image", "patient", *wanted)

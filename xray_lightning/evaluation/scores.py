@@ -24,7 +24,7 @@ Choice = dict[str, list[str]]  # label -> columns that may hold its scores; with
 
 
 def read_scores(
-    path: Path, labels: Sequence[str], images: Collection[str], *, others: bool = False
+    path: str | Path, labels: Sequence[str], images: Collection[str], *, others: bool = False
 ) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Image ids and scores of a table ``image id, one score per label``.
 
@@ -48,7 +48,7 @@ def read_scores(
         TableError: no id column, or two; unknown or repeated ids, a label without a column, two
             columns for it, or a cell that is not a score in [0, 1].
     """
-    table = read_table(path)
+    table = read_table(path := Path(path))
     if any(name.startswith(written.TARGET) for name in table.columns):  # written by this package
         require_whole(path)
     column, matches = _find_ids(table, images)

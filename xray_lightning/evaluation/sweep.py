@@ -146,12 +146,12 @@ class SweepComparison(Result):
         write_json(self.to_json(), folder / "ranking.json")
 
 
-def compare_runs(folder: Path, *, none_yet: bool = False) -> SweepComparison:
+def compare_runs(folder: str | Path, *, none_yet: bool = False) -> SweepComparison:
     """Compare the runs of a sweep, also a killed or running one.
 
     DataNotFoundError: no run lies in the folder, unless there may be ``none_yet``.
     """
-    comparison = SweepComparison(tuple(read_runs(folder)) if folder.is_dir() else ())
+    comparison = SweepComparison(tuple(read_runs(Path(folder))) if Path(folder).is_dir() else ())
     if not (comparison.runs or none_yet):
         raise DataNotFoundError(f"{folder} holds no runs; name the folder that train.py -m made")
     return comparison
@@ -265,13 +265,13 @@ class CrossValidation(Result):
         return super().from_json({**values, **metrics})
 
 
-def pool_folds(runs: Sequence[SweepRun], folder: Path) -> list[CrossValidation]:
+def pool_folds(runs: Sequence[SweepRun], folder: str | Path) -> list[CrossValidation]:
     """Pool the complete cross-validations of a sweep into predictions.csv and pooled.json.
 
     The names of the tables get a number where there are several. DataNotFoundError, TableError: a
     run's predictions are not there, or do not fit together.
     """
-    models = group_folds(runs)
+    models, folder = group_folds(runs), Path(folder)
     for stale in (*folder.glob("predictions*.csv"), *folder.glob("pooled*.*")) if models else ():
         stale.unlink()
     pooled = []

@@ -39,9 +39,9 @@ class Run:
     compared: Comparison | None  # with another model, compare.json; None before xray compare
 
 
-def read_run(folder: Path, metrics: Values | None = None) -> Run:
+def read_run(folder: str | Path, metrics: Values | None = None) -> Run:
     """Read a run's folder; ``metrics`` is what metrics.json will say of a run about to finish."""
-    if not (folder / "config.yaml").is_file():
+    if not ((folder := Path(folder)) / "config.yaml").is_file():
         raise ConfigError(
             f"{folder} holds no run: it has no config.yaml; name the folder of a training run, "
             "such as outputs/2026-01-31_12-00-00_xception_patient"

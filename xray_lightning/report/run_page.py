@@ -165,13 +165,13 @@ def card_text(run: Run) -> str:
     return page("card.md.j2", _values(run))
 
 
-def write_card(run: Run, folder: Path | None = None) -> list[Path]:
+def write_card(run: Run, folder: str | Path | None = None) -> list[Path]:
     """Write README.md, claim.md and tripod_ai.md into RUN/card; what only people know is blank.
 
     The numbers of the items are of Tejani et al., Radiology: AI 2024, and Collins et al., BMJ 2024,
     by public copies of the checklists: to be checked against the papers.
     """
-    values, folder = _values(run), folder or run.folder / "card"
+    values, folder = _values(run), Path(folder or run.folder / "card")
     texts = {"README": page("card.md.j2", values)}
     for name in SHEETS:
         sheet = yaml.safe_load(files("xray_lightning.report").joinpath(f"{name}.yaml").read_text())

@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from xray_lightning.results import Result
 from xray_lightning.training.callbacks.epochs import EpochSeed, MetricsFile, WatchMetric
 from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone, RunCheckpoint
 from xray_lightning.training.environment import describe_sampling, write_environment
-from xray_lightning.training.sharding import require_shardable
+from xray_lightning.training.sharding import FSDP, require_shardable
 from xray_lightning.training.task import XrayTask
 from xray_lightning.wording import tell
 
@@ -113,7 +114,8 @@ def train(
     averaged = any(isinstance(callback, EMA) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     require_shardable(trainer, task.net, averaged=averaged)
     log_run(data, task, trainer)
-    with stop_together(trainer, folder, data.batch_size):
+    trial = partial(try_step, trainer, task, data.image_size)
+    with stop_together(trainer, folder, data.batch_size, trial):
         trainer.fit(task, data, ckpt_path=resume.path if resume else None, weights_only=True)
     epoch = load_checkpoint(folder / "checkpoints" / "best.ckpt").epoch
     return TrainingRun(
@@ -127,7 +129,9 @@ def train(
 
 
 @contextmanager
-def stop_together(trainer: pl.Trainer, folder: Path, batch_size: int) -> Iterator[None]:
+def stop_together(
+    trainer: pl.Trainer, folder: Path, batch_size: int, try_size: Callable[[int], bool]
+) -> Iterator[None]:
     """Stop the others at any error, for which they would wait half an hour; explain two of them."""
     try:
         yield
@@ -135,17 +139,34 @@ def stop_together(trainer: pl.Trainer, folder: Path, batch_size: int) -> Iterato
         if trainer.strategy.launcher is not None:  # the processes that this one started
             trainer.strategy.launcher.kill(signal.SIGKILL)  # they write nothing
         if isinstance(error, torch.cuda.OutOfMemoryError):
-            half = f"batch_size={batch_size // 2} trainer.accumulate_grad_batches="
-            ways = [f"{half}{2 * trainer.accumulate_grad_batches}"] * (batch_size > 3)
-            ways += ["trainer.precision=bf16-mixed"] * ("mixed" not in trainer.precision)
-            text = " or ".join([*ways, "resident=false", "a smaller image_size"])
-            place = f"batch_size={batch_size} trainer.precision={trainer.precision}"
-            raise ConfigError(f"the GPU's memory is full at {place}: take {text}") from error
+            traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
+            halves = (batch_size >> k for k in range(1, batch_size.bit_length() - 1))
+            alone = not isinstance(trainer.strategy, FSDP)  # else all processes would have to try
+            fits = next(filter(try_size, halves), 0) if alone else None
+            (text,) = tell(__package__, "full", trainer, batch_size, fits)
+            raise ConfigError(text) from error
         if trainer.world_size == 1 or not LOST.search(str(error)):
             raise
         gone = f"another of the {trainer.world_size} processes of this run is gone; its own lines "
         then = f"or its node's log say why. python train.py resume={folder} goes on, also with "
         raise XrayError(f"{gone}{then}another number of processes") from error
+
+
+def try_step(trainer: pl.Trainer, task: XrayTask, image_size: int, size: int) -> bool:
+    """Whether a step of so many images has room on the device; for a training that has ended."""
+    torch.cuda.empty_cache()
+    device = trainer.strategy.root_device
+    try:
+        net = task.to(device).net  # Lightning has moved it away
+        net.zero_grad(set_to_none=True)
+        _adams = [torch.empty_like(one) for one in net.parameters() for _ in "12"]
+        images = torch.rand(size, 1, image_size, image_size, device=device)
+        with trainer.precision_plugin.forward_context():  # not a compiled network, which needs less
+            loss = task.loss(net.forward(images), images.new_zeros(size, len(task.labels)))
+        loss.backward()
+    except torch.cuda.OutOfMemoryError:
+        return False
+    return True
 
 
 def make_callbacks(
@@ -269,7 +290,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def make_trainer(
     factory: Callable[..., pl.Trainer],
-    folder: Path,
+    folder: str | Path,
     callbacks: Sequence[pl.Callback] = (),
     *,
     loggers: Sequence[pl.loggers.Logger] = (),
@@ -284,8 +305,9 @@ def make_trainer(
         loggers: Lightning's.
         fit: false: only to predict, without checkpoints.
     """
-    for path in folder.glob("hpc_ckpt_*.ckpt"):  # Lightning's at a requeue by Slurm: amid an epoch,
-        path.unlink(missing_ok=True)  # and even trainer.predict would load it
+    # Lightning's at a requeue by Slurm: amid an epoch, and even trainer.predict would load it
+    for path in Path(folder).glob("hpc_ckpt_*.ckpt"):
+        path.unlink(missing_ok=True)
     return factory(
         callbacks=[KeepSigterm(), *callbacks],
         logger=list(loggers) or False,

@@ -5,11 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import (
-    FSDPStrategy,
-    ModelParallelStrategy,
-    StrategyRegistry,
-)
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -42,6 +38,7 @@ StrategyRegistry.register(NAME, FSDP, FSDP.__doc__, override=True)
 def shard(net: nn.Module, mesh: Any) -> nn.Module:
     """Share out each of timm's blocks, then what is left; returns a copy that is whole."""
     whole = copy.deepcopy(net)
+    net.to(memory_format=torch.contiguous_format)  # torch shares out no channels_last
     for name, module in [*net.named_modules()]:
         if name.split(".")[-2:-1] == ["blocks"]:
             fully_shard(module, mesh=mesh)
@@ -52,10 +49,11 @@ def shard(net: nn.Module, mesh: Any) -> nn.Module:
 @torch.no_grad()
 def fill_whole(whole: nn.Module, net: nn.Module, device: torch.device) -> nn.Module:
     """Collect the weights that lie in all processes, all of which must ask."""
-    state = net.state_dict().items()
-    full = {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state}
-    whole.load_state_dict(full)
-    return whole.to(device).eval()
+    shares, whole = net.state_dict(), whole.to(device).eval()
+    for name, tensor in whole.state_dict().items():
+        share = shares[name]
+        tensor.copy_(share.full_tensor() if isinstance(share, DTensor) else share)
+    return whole
 
 
 def require_shardable(trainer: pl.Trainer, net: nn.Module, *, averaged: bool) -> None:
