@@ -36,13 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``@pytest.mark.cases("a, b", (1, 2), ...)``: parametrize, its table a row an argument."""
-    for mark in metafunc.definition.iter_markers("cases"):
-        names, *rows = mark.args
-        metafunc.parametrize(names, rows, **mark.kwargs)
-
-
 def pytest_collection_finish() -> None:
     """What was imported is never garbage, and takes long to look through again and again."""
     gc.collect()

@@ -67,11 +67,13 @@ def test_plus_and_minus_are_two_labels(cases: Path) -> None:
     assert "COVID-" in printed
 
 
-@pytest.mark.cases(
-    "name, label",
-    ("interpolation", "${oc.env:DEMO_SECRET}"),
-    ("question_marks", "???"),
-    ("odd_names", "$x_1$ & 50%"),
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("interpolation", "${oc.env:DEMO_SECRET}"),
+        ("question_marks", "???"),
+        ("odd_names", "$x_1$ & 50%"),
+    ],
 )
 def test_text_from_data_is_never_evaluated(cases, tmp_path, name, label) -> None:
     place, secret = tmp_path / "run", {"DEMO_SECRET": "a-password"}

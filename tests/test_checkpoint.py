@@ -312,12 +312,14 @@ def test_foreign_files(tmp_path: Path) -> None:
                 ask(tmp_path / f"{number}.ckpt")
 
 
-@pytest.mark.cases(
-    "name, content, match",
-    ("code.ckpt", Path(), r"no checkpoint of plain values \(UnpicklingError\)"),
-    *(("half.ckpt", x, r"half\.ckpt is damaged or no .*plain") for x in (0, 0.01, 0.5, 0.99)),
-    ("", None, r"is a folder; name the file, .*checkpoints/best"),
-    ("absent.ckpt", None, r"no checkpoint at .*absent\.ckpt"),
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("code.ckpt", Path(), r"no checkpoint of plain values \(UnpicklingError\)"),
+        *(("half.ckpt", x, r"half\.ckpt is damaged or no .*plain") for x in (0, 0.01, 0.5, 0.99)),
+        ("", None, r"is a folder; name the file, .*checkpoints/best"),
+        ("absent.ckpt", None, r"no checkpoint at .*absent\.ckpt"),
+    ],
 )
 def test_what_is_no_checkpoint(name: str, content: Any, match: str, run, tmp_path: Path) -> None:
     """Code, which is never unpickled; a share of a file; a folder; nothing."""

@@ -54,7 +54,9 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "failed: the loss became nan" in (tmp_path / "sweep/0/train.log").read_text()
 
 
-@pytest.mark.cases("launcher, share", ("joblib", "n_jobs=2"), ("submitit_local", "cpus_per_task=1"))
+@pytest.mark.parametrize(
+    ("launcher", "share"), [("joblib", "n_jobs=2"), ("submitit_local", "cpus_per_task=1")]
+)
 def test_launchers(tmp_path: Path, launcher: str, share: str) -> None:
     command = [*TRAIN, "sweep=seeds", "seed=0,1", *SMALL]
     command += [f"hydra/launcher={launcher}", f"hydra.launcher.{share}"]

@@ -33,13 +33,15 @@ def test_a_failure_keeps_the_older_file_and_leaves_nothing_beside_it(tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.cases(
-    "name, write",
-    ("metrics.csv", partial(write_rows, [{"epoch": 5.0}])),
-    ("last.ckpt", partial(AtomicCheckpointIO().save_checkpoint, {"epoch": 3})),
-    ("metrics.json", partial(write_json, {"mean": 0.5})),
-    ("figure.png", partial(save_figure, Figure())),
-    ("figure.svg", partial(save_figure, Figure())),
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("metrics.csv", partial(write_rows, [{"epoch": 5.0}])),
+        ("last.ckpt", partial(AtomicCheckpointIO().save_checkpoint, {"epoch": 3})),
+        ("metrics.json", partial(write_json, {"mean": 0.5})),
+        ("figure.png", partial(save_figure, Figure())),
+        ("figure.svg", partial(save_figure, Figure())),
+    ],
 )
 def test_whole_or_the_older_one(name, write, tmp_path, monkeypatch) -> None:
     path, starts = tmp_path / name, {"png": b"\x89PNG", "svg": b"<?xml"}

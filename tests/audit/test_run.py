@@ -85,10 +85,12 @@ def test_there_and_back() -> None:
     assert f"these predictions changes by {change:+.3f}: " in audit.gist[-1]
 
 
-@pytest.mark.cases(
-    "seen, said",
-    ({"train": 9, "val": 1, "test": 7}, "trained or chosen on the patients of 7 of the "),
-    (None, "Whether the checkpoint has seen these patients is not known"),
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ({"train": 9, "val": 1, "test": 7}, "trained or chosen on the patients of 7 of the "),
+        (None, "Whether the checkpoint has seen these patients is not known"),
+    ],
 )
 def test_the_gist_names_a_checkpoints_patients(seen: dict | None, said: str) -> None:
     audit = xl.audit_split(PHANTOM, SPLIT, draws=2)
@@ -114,11 +116,13 @@ def one_image(*labels: str) -> xl.Predictions:
     return xl.Predictions(labels, ("x.png",), ("p",), zeros, zeros)
 
 
-@pytest.mark.cases(
-    "val, test, named",
-    ("test", predict("test"), "predictions of val"),  # the page would mix two splits
-    ("val", one_image(*PHANTOM.labels), r"x\.png"),
-    ("val", one_image("Mass"), "other labels"),
+@pytest.mark.parametrize(
+    ("val", "test", "named"),
+    [
+        ("test", predict("test"), "predictions of val"),  # the page would mix two splits
+        ("val", one_image(*PHANTOM.labels), r"x\.png"),
+        ("val", one_image("Mass"), "other labels"),
+    ],
 )
 def test_predictions_that_are_not_of_the_split(val: str, test: xl.Predictions, named: str) -> None:
     with pytest.raises(xl.TableError, match=named):

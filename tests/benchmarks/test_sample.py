@@ -161,11 +161,13 @@ def on_all_cores(files) -> int:
         return len(list(pool.map(shrink, files)))
 
 
-@pytest.mark.cases(
-    "name, write, copies, turns",
-    ("build", list_files, 25, 4),
-    ("of_padchest", write_padchest, 4, 3),
-    ("of_chexpert", write_chexpert, 4, 3),
+@pytest.mark.parametrize(
+    ("name", "write", "copies", "turns"),
+    [
+        ("build", list_files, 25, 4),
+        ("of_padchest", write_padchest, 4, 3),
+        ("of_chexpert", write_chexpert, 4, 3),
+    ],
 )
 def test_files_into_the_cache(name, write, copies, turns, radiographs, tmp_path, bench) -> None:
     source, root, cores = write(radiographs, tmp_path), tmp_path / "cache", available_cores()

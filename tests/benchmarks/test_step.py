@@ -133,7 +133,9 @@ def measure_step(case: Case, folder, feed: XrayDataModule | None = None):
     return bare, lightning, np.median(seconds[:, 1] / seconds[:, 0])
 
 
-@pytest.mark.cases("case", CPU, pytest.param(GPU, marks=pytest.mark.gpu), ids=["cpu", "gpu"])
+@pytest.mark.parametrize(
+    "case", [CPU, pytest.param(GPU, marks=pytest.mark.gpu)], ids=["cpu", "gpu"]
+)
 def test_trainer_step_vs_bare_loop(case: Case, tmp_path, bench) -> None:
     if case.device == "cuda" and not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")

@@ -20,27 +20,31 @@ from xray_lightning.training.environment import is_installed
 VERBS = sorted(command.name for command in APP.registered_commands if command.name)
 
 
-@pytest.mark.cases(
-    "usage, arguments, request_",
-    ("", ["data=nih"], Request((), ("data=nih",))),
-    ("CHECKPOINT", ["a.ckpt", "split.seed=1"], Request(("a.ckpt",), ("split.seed=1",))),
-    ("FIRST SECOND", ["s/loss=a", "s/loss=b"], Request(("s/loss=a", "s/loss=b"))),
-    ("C PATH...", ["c", "x", "batch_size=2", "y"], Request(("c", "x", "y"), ("batch_size=2",))),
-    ("IN OUT", ["a", "b", "--bits", "16"], Request(("a", "b"), ("bits=16",))),
-    ("A B", ["a", "b", "--x=1", "--rename"], Request(("a", "b"), ("x=1", "rename=true"))),
-    ("", ["hydra/launcher=x", "+a=1"], Request((), ("hydra/launcher=x", "+a=1"))),
+@pytest.mark.parametrize(
+    ("usage", "arguments", "request_"),
+    [
+        ("", ["data=nih"], Request((), ("data=nih",))),
+        ("CHECKPOINT", ["a.ckpt", "split.seed=1"], Request(("a.ckpt",), ("split.seed=1",))),
+        ("FIRST SECOND", ["s/loss=a", "s/loss=b"], Request(("s/loss=a", "s/loss=b"))),
+        ("C PATH...", ["c", "x", "batch_size=2", "y"], Request(("c", "x", "y"), ("batch_size=2",))),
+        ("IN OUT", ["a", "b", "--bits", "16"], Request(("a", "b"), ("bits=16",))),
+        ("A B", ["a", "b", "--x=1", "--rename"], Request(("a", "b"), ("x=1", "rename=true"))),
+        ("", ["hydra/launcher=x", "+a=1"], Request((), ("hydra/launcher=x", "+a=1"))),
+    ],
 )  # fmt: skip
 def test_files_then_settings(usage: str, arguments: list[str], request_: Request) -> None:
     assert read_request(usage, arguments) == request_
 
 
-@pytest.mark.cases(
-    "usage, arguments, named",
-    ("CHECKPOINT", [], "CHECKPOINT"),
-    ("CHECKPOINT", ["data=nih"], "data=nih"),
-    ("CHECKPOINT PATH...", ["a.ckpt"], "PATH"),
-    ("FIRST SECOND", ["a", "b", "c"], "'c'"),
-    ("FIRST SECOND", ["a", "b", "--draws"], "--draws"),
+@pytest.mark.parametrize(
+    ("usage", "arguments", "named"),
+    [
+        ("CHECKPOINT", [], "CHECKPOINT"),
+        ("CHECKPOINT", ["data=nih"], "data=nih"),
+        ("CHECKPOINT PATH...", ["a.ckpt"], "PATH"),
+        ("FIRST SECOND", ["a", "b", "c"], "'c'"),
+        ("FIRST SECOND", ["a", "b", "--draws"], "--draws"),
+    ],
 )
 def test_arguments_that_are_neither(usage: str, arguments: list[str], named: str) -> None:
     with pytest.raises(ConfigError, match=named):

@@ -81,15 +81,17 @@ def test_nih_images_in_the_rsna_challenge(tmp_path) -> None:
     assert (row["listed"], row["found"], row["parts"]["test"]) == (4, 3, 2)
 
 
-@pytest.mark.cases(
-    "settings, error, named",
-    (["draws=0"], xl.ConfigError, "draws .* got '0'"),
-    (["bootstrap_seed=x"], xl.ConfigError, "bootstrap_seed .* got 'x'"),
-    (["duplicates=1"], xl.ConfigError, "duplicates .* got '1'"),
-    (["rsna_map=x.csv"], xl.ConfigError, "rsna_map .* phantom"),
-    ([*DATA, "duplicates=true", "image_size=32"], xl.ConfigError, "image_size=32"),
-    ([*DATA, "predictions=nowhere"], xl.DataNotFoundError, "there is no table"),
-    ([*DATA, "lists=none.txt"], xl.DataNotFoundError, r"none\.txt"),
+@pytest.mark.parametrize(
+    ("settings", "error", "named"),
+    [
+        (["draws=0"], xl.ConfigError, "draws .* got '0'"),
+        (["bootstrap_seed=x"], xl.ConfigError, "bootstrap_seed .* got 'x'"),
+        (["duplicates=1"], xl.ConfigError, "duplicates .* got '1'"),
+        (["rsna_map=x.csv"], xl.ConfigError, "rsna_map .* phantom"),
+        ([*DATA, "duplicates=true", "image_size=32"], xl.ConfigError, "image_size=32"),
+        ([*DATA, "predictions=nowhere"], xl.DataNotFoundError, "there is no table"),
+        ([*DATA, "lists=none.txt"], xl.DataNotFoundError, r"none\.txt"),
+    ],
 )
 def test_bad_settings(settings, error, named, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -34,12 +34,14 @@ def test_another_data_set() -> None:
     assert config.image_size == 32, "the data group's image_size must not leak into a saved run"
 
 
-@pytest.mark.cases(
-    "texts, error, message",
-    (["+a=1", "~seed", "seed=1,2"], ConfigError, "only KEY=VALUE"),
-    *(([f"{key}=1"], ConfigError, f"unknown setting {key}") for key in ("sed", "data.root")),
-    (["nothing.at.all=1"], ConfigError, "unknown setting nothing.at.all"),
-    (["seed"], OverrideParseException, "seed"),
+@pytest.mark.parametrize(
+    ("texts", "error", "message"),
+    [
+        (["+a=1", "~seed", "seed=1,2"], ConfigError, "only KEY=VALUE"),
+        *(([f"{key}=1"], ConfigError, f"unknown setting {key}") for key in ("sed", "data.root")),
+        (["nothing.at.all=1"], ConfigError, "unknown setting nothing.at.all"),
+        (["seed"], OverrideParseException, "seed"),
+    ],
 )
 def test_only_plain_changes_of_known_settings(texts: list[str], error, message: str) -> None:
     for text in texts:
@@ -115,14 +117,16 @@ def test_one_set_or_none() -> None:
     assert "${oc.env:HOME}" in joined[-1]
 
 
-@pytest.mark.cases(
-    "settings, named",
-    ("data=[nih,chexprt]", "Could not find 'data/chexprt'"),
-    ("data=[nih,nih]", "twice"),
-    ("data=[nih,rsna] data.root=x", r"data\.nih\.root= or data\.rsna\.root="),
-    ("data=[nih,rsna] data.csv.table=x", r"of which data set"),
-    ("data=[nih,rsna] data.nih.rot=x", r"of nih.*data\.rot: data\.root\?"),
-    ("data=[nih,rsna] data.nih.root=x", r"data\.rsna\.root="),
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ("data=[nih,chexprt]", "Could not find 'data/chexprt'"),
+        ("data=[nih,nih]", "twice"),
+        ("data=[nih,rsna] data.root=x", r"data\.nih\.root= or data\.rsna\.root="),
+        ("data=[nih,rsna] data.csv.table=x", r"of which data set"),
+        ("data=[nih,rsna] data.nih.rot=x", r"of nih.*data\.rot: data\.root\?"),
+        ("data=[nih,rsna] data.nih.root=x", r"data\.rsna\.root="),
+    ],
 )
 def test_refused_before_anything_is_read(settings: str, named: str) -> None:
     with pytest.raises((ConfigError, MissingConfigException), match=named):

@@ -22,13 +22,15 @@ CONFIG |= dict.fromkeys(("augment", "workers", "threads", "cache_dir"))
 CONFIG |= {"data": {}, "split": {}, "trainer": {}}
 
 
-@pytest.mark.cases(
-    "lacks, overrides, error, message",
-    *(([k], [], xl.CheckpointError, rf"best\.ckpt: config\.{k} is missing") for k in CONFIG),
-    ([*CONFIG], [], xl.CheckpointError, "holds no configuration"),  # of a library's user
-    ([], ["seed=3"], xl.ConfigError, "seed=3: an evaluation can change only data, split"),
-    ([], ["image_size=64"], xl.ConfigError, "the checkpoint was trained with"),
-    ([], ["clahe=true"], xl.ConfigError, "the checkpoint was trained with"),
+@pytest.mark.parametrize(
+    ("lacks", "overrides", "error", "message"),
+    [
+        *(([k], [], xl.CheckpointError, rf"best\.ckpt: config\.{k} is missing") for k in CONFIG),
+        ([*CONFIG], [], xl.CheckpointError, "holds no configuration"),  # of a library's user
+        ([], ["seed=3"], xl.ConfigError, "seed=3: an evaluation can change only data, split"),
+        ([], ["image_size=64"], xl.ConfigError, "the checkpoint was trained with"),
+        ([], ["clahe=true"], xl.ConfigError, "the checkpoint was trained with"),
+    ],
 )
 def test_what_is_not_there_or_cannot_change(lacks, overrides, error, message) -> None:
     assert read_settings(checkpoint(CONFIG), ["batch_size=8"]).batch_size == 8

@@ -114,10 +114,12 @@ def test_json_of_a_folder_of_ones_own(checkpoint, tmp_path, capsys) -> None:
     assert not (tmp_path / "saliency.png").exists()
 
 
-@pytest.mark.cases(
+@pytest.mark.parametrize(
     "text",
-    *("subset=train", "methods=cam,guess", "saliency=", "shortcuts=maybe", "positives=1"),
-    *("permuted=a.ckpt,b.ckpt", "draws=0", "tta=flip"),
+    [
+        *("subset=train", "methods=cam,guess", "saliency=", "shortcuts=maybe", "positives=1"),
+        *("permuted=a.ckpt,b.ckpt", "draws=0", "tta=flip"),
+    ],
 )
 def test_settings_that_cannot_work(text: str) -> None:
     with pytest.raises(ConfigError, match=text.split("=")[0]):

@@ -24,12 +24,14 @@ def no_full_error(monkeypatch: pytest.MonkeyPatch) -> None:
 STOPPED = "\nstopped by SIGINT; what was written is kept; start it again to go on\n"
 
 
-@pytest.mark.cases(
-    "outcome, code, said",
-    (None, 0, ""),
-    (DataNotFoundError("no table at x"), USER_ERROR, "error: no table at x\n"),
-    (PartialError("2 of 9 files"), PARTIAL, "error: 2 of 9 files\n"),
-    (KeyboardInterrupt(), 130, STOPPED),
+@pytest.mark.parametrize(
+    ("outcome", "code", "said"),
+    [
+        (None, 0, ""),
+        (DataNotFoundError("no table at x"), USER_ERROR, "error: no table at x\n"),
+        (PartialError("2 of 9 files"), PARTIAL, "error: 2 of 9 files\n"),
+        (KeyboardInterrupt(), 130, STOPPED),
+    ],
 )
 def test_what_is_said_and_the_exit_code(outcome, code, said, capsys) -> None:
     assert (USER_ERROR, PARTIAL) == (2, 3)
@@ -130,11 +132,13 @@ def test_what_does_not_stop_is_ended() -> None:
     assert time.monotonic() - begun < 10
 
 
-@pytest.mark.cases(
-    "cause, message",
-    (ConfigError("patients must be 2 or more"), "patients must be 2 or more"),
-    (TypeError("unexpected keyword"), "full_key: data: TypeError: unexpected keyword"),
-    (None, "full_key: data: Error in call to target 'X'\nfull_key: data"),
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (ConfigError("patients must be 2 or more"), "patients must be 2 or more"),
+        (TypeError("unexpected keyword"), "full_key: data: TypeError: unexpected keyword"),
+        (None, "full_key: data: Error in call to target 'X'\nfull_key: data"),
+    ],
 )
 def test_cause_inside_a_hydra_error(cause: Exception | None, message: str) -> None:
     outer = InstantiationException("Error in call to target 'X'\nfull_key: data")

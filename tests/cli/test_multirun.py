@@ -114,21 +114,23 @@ SMALL = [*TOY, "data.patients=40", "data.size=32", "epochs=2", "weights=none", "
 RATE = "optim.optimizer.lr=tag(log,interval(1e-4,1e-2))"
 
 
-@pytest.mark.cases(
-    "words, message",
-    ([RATE], "xray tune needs study=DIR and a range, such as"),
-    (["study=a", "seed=1"], "xray tune needs study=DIR and a range, such as"),
-    (["study=a", "optim.optimizer.lr=interval(2,1)"], "an interval rises"),
-    (["study=a", "optim.optimizer.lr=tag(log,interval(0,1))"], "begins above 0"),
-    (["study=a", "optim.lr=interval(0,1)"], "unknown setting optim.lr: optim.optimizer.lr?"),
-    (["study=a", "loss=bce,fokal"], "fokal"),
-    (["study=a", "freeze_epochs=range(3,0)"], "freeze_epochs=range(3,0): this range is empty"),
-    (["study=a", "epochs=tag(lgo,interval(1,2))"], "no tag but log"),
-    (["study=a", "monitor=val/loss,val/auroc"], "not tuned: data, split, seed and monitor"),
-    (["study=a", "split.seed=1,2"], "split.seed=1,2: no tag but log; not tuned: data, split"),
-    (["study=a", "epochs=choice(0,3)"], "epochs must be an integer of at least 1, got 0"),
-    (["study=a", RATE, "data=nih", "data.root=nowhere"], "nowhere"),
-    (["study=a", RATE, "trials=0"], "trials must be an integer of at least 1"),
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([RATE], "xray tune needs study=DIR and a range, such as"),
+        (["study=a", "seed=1"], "xray tune needs study=DIR and a range, such as"),
+        (["study=a", "optim.optimizer.lr=interval(2,1)"], "an interval rises"),
+        (["study=a", "optim.optimizer.lr=tag(log,interval(0,1))"], "begins above 0"),
+        (["study=a", "optim.lr=interval(0,1)"], "unknown setting optim.lr: optim.optimizer.lr?"),
+        (["study=a", "loss=bce,fokal"], "fokal"),
+        (["study=a", "freeze_epochs=range(3,0)"], "freeze_epochs=range(3,0): this range is empty"),
+        (["study=a", "epochs=tag(lgo,interval(1,2))"], "no tag but log"),
+        (["study=a", "monitor=val/loss,val/auroc"], "not tuned: data, split, seed and monitor"),
+        (["study=a", "split.seed=1,2"], "split.seed=1,2: no tag but log; not tuned: data, split"),
+        (["study=a", "epochs=choice(0,3)"], "epochs must be an integer of at least 1, got 0"),
+        (["study=a", RATE, "data=nih", "data.root=nowhere"], "nowhere"),
+        (["study=a", RATE, "trials=0"], "trials must be an integer of at least 1"),
+    ],
 )
 def test_what_cannot_be_tuned(words, message, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -146,12 +146,14 @@ def test_surroundings_may_change(tmp_path, surroundings: str) -> None:
     require_same_settings(now, tmp_path / "a")
 
 
-@pytest.mark.cases(
-    "override, message",
-    ("seed=1", r"seed=0 \(now 1\)"),
-    ("monitor=val/loss", r"monitor=val/auroc \(now val/loss\)"),
-    ("loss=focal", r"loss\._target_=xray_lightning\.BCE \(now .*Focal"),
-    ("split.fractions=[0.6,0.2,0.2]", r"split\.fractions=\[0\.7, 0\.1, 0\.2\] \(now \[0\.6"),
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=1", r"seed=0 \(now 1\)"),
+        ("monitor=val/loss", r"monitor=val/auroc \(now val/loss\)"),
+        ("loss=focal", r"loss\._target_=xray_lightning\.BCE \(now .*Focal"),
+        ("split.fractions=[0.6,0.2,0.2]", r"split\.fractions=\[0\.7, 0\.1, 0\.2\] \(now \[0\.6"),
+    ],
 )
 def test_another_run_is_refused(tmp_path, trained, override, message) -> None:
     started(tmp_path)
@@ -167,10 +169,12 @@ def test_a_broken_file_is_refused(tmp_path) -> None:
         require_same_settings(settings(tmp_path), tmp_path)
 
 
-@pytest.mark.cases(
-    "error, message, traceback",
-    (ConfigError("epochs must be 1 or more"), "epochs must be 1 or more", False),
-    (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero", True),
+@pytest.mark.parametrize(
+    ("error", "message", "traceback"),
+    [
+        (ConfigError("epochs must be 1 or more"), "epochs must be 1 or more", False),
+        (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero", True),
+    ],
 )
 def test_a_failure_is_written_down_and_the_sweep_goes_on(
     tmp_path, monkeypatch, caplog, error, message, traceback
@@ -201,18 +205,20 @@ def test_lines_name_their_run_on_the_terminal_only(tmp_path) -> None:
             handler.close()
 
 
-@pytest.mark.cases(
-    "launcher, cores",
-    ({"_target_": "hydra.BasicLauncher"}, 8),
-    ({"_target_": "x.JoblibLauncher", "n_jobs": 2}, 4),
-    ({"_target_": "x.JoblibLauncher", "n_jobs": 3}, 2),
-    ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, 1),
-    ({"_target_": "x.JoblibLauncher", "n_jobs": -5}, 2),
-    ({"_target_": "x.JoblibLauncher", "n_jobs": 99}, 1),
-    ({"_target_": "x.LocalLauncher", "cpus_per_task": None}, 1),
-    ({"_target_": "x.LocalLauncher", "cpus_per_task": 4}, 4),
-    ({"_target_": "x.SlurmLauncher", "cpus_per_task": 16}, 8),
-    ({"_target_": "x.SlurmLauncher", "cpus_per_task": None}, 8),
+@pytest.mark.parametrize(
+    ("launcher", "cores"),
+    [
+        ({"_target_": "hydra.BasicLauncher"}, 8),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 2}, 4),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 3}, 2),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, 1),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -5}, 2),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 99}, 1),
+        ({"_target_": "x.LocalLauncher", "cpus_per_task": None}, 1),
+        ({"_target_": "x.LocalLauncher", "cpus_per_task": 4}, 4),
+        ({"_target_": "x.SlurmLauncher", "cpus_per_task": 16}, 8),
+        ({"_target_": "x.SlurmLauncher", "cpus_per_task": None}, 8),
+    ],
 )
 def test_cores_are_shared(hydra: DictConfig, launcher: dict[str, Any], cores: int) -> None:
     hydra.launcher = launcher

@@ -91,19 +91,21 @@ def test_missing_and_other_images(tmp_path) -> None:
     assert f"{extra} scored images are not in test and were left out" in text
 
 
-@pytest.mark.cases(
-    "setting, match",
-    ("subset=dev", "subset must be train or val or test, got 'dev'"),
-    ("allow_missing=yes", "allow_missing must be true or false, got 'yes'"),
-    ("draws=0", "draws must be an integer of at least 1, got '0'"),
-    ("doubts=0", "doubts must be an integer of at least 1, got '0'"),
-    ("subgroups=1", "subgroups must be true or false, got '1'"),
-    ("prior=often", "prior must be validation, estimate, force_estimate, a prevalence"),
-    ("prior=0.1", "prior=0.1 corrects calibrated scores, and no calibration is there for all"),
-    ("thresholds=a", "thresholds must be numbers such as 0.01,0.05 or 0.01:0.5, got 'a'"),
-    ("prevalence=0.1:2", "prevalence must lie between 0 and 1 and rise, got 0.1, 0.15"),
-    ("points=val", "points='val': operating points are chosen on one of train, val, test, and"),
-    ("bootstrap_seed=-1", "bootstrap_seed must be an integer of at least 0, got '-1'"),
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ("subset=dev", "subset must be train or val or test, got 'dev'"),
+        ("allow_missing=yes", "allow_missing must be true or false, got 'yes'"),
+        ("draws=0", "draws must be an integer of at least 1, got '0'"),
+        ("doubts=0", "doubts must be an integer of at least 1, got '0'"),
+        ("subgroups=1", "subgroups must be true or false, got '1'"),
+        ("prior=often", "prior must be validation, estimate, force_estimate, a prevalence"),
+        ("prior=0.1", "prior=0.1 corrects calibrated scores, and no calibration is there for all"),
+        ("thresholds=a", "thresholds must be numbers such as 0.01,0.05 or 0.01:0.5, got 'a'"),
+        ("prevalence=0.1:2", "prevalence must lie between 0 and 1 and rise, got 0.1, 0.15"),
+        ("points=val", "points='val': operating points are chosen on one of train, val, test, and"),
+        ("bootstrap_seed=-1", "bootstrap_seed must be an integer of at least 0, got '-1'"),
+    ],
 )
 def test_bad_settings(setting: str, match: str, tmp_path) -> None:
     with pytest.raises(ConfigError, match=match):

@@ -35,43 +35,45 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> None:
     run([sys.executable, "-c", "pass"], tmp_path_factory.mktemp("started"), imports=LIGHT)
 
 
-@pytest.mark.cases(
-    "command, message",
-    ("train seed=abc", "seed must be a number"),
-    ("train lr=0.1", "optim.optimizer.lr"),
-    ("train model=xcepton", "Could not find 'model/xcepton'"),
-    ("train model=nothing", "Available options in 'model'"),
-    ("train image_sise=3", "unknown setting image_sise: image_size"),
-    ("train data=nih data.root=nowhere", "nowhere does not exist"),
-    ("train trainer.devices=0", "trainer.devices must be at least 1"),
-    ("train optim.optimizer.lr=nan", "optim.optimizer.lr must be a number"),
-    ("train resume=none", "no config.yaml there"),
-    ("train -m +lr=0.1 seed=0,1", "optim.optimizer.lr"),
-    *((f"{verb} none.ckpt", "no checkpoint at none.ckpt") for verb in OF_A_CHECKPOINT),
-    ("evaluate any.ckpt loss=focal", "loss: an evaluation can change only data, split"),
-    ("evaluate any.ckpt tta=flop", "tta must be none or flip, got 'flop'"),
-    ("evaluate any.ckpt draws=many", "draws must be an integer of at least 1, got 'many'"),
-    ("explain any.ckpt method=cam", "method: an evaluation can change only"),
-    ("shortcuts any.ckpt seed=3", "seed: an evaluation can change only"),
-    ("predict none.ckpt any.ckpt --out new", "no checkpoint at none.ckpt"),
-    ("predict any.ckpt none.png --out new", "none.png: no such file or folder"),
-    *((words, "none holds no run") for words in ("report none", "card none", "push none me/x")),
-    ("sweep none", "none holds no runs"),
-    ("compare none none", "none names no run"),
-    *((f"{words}none.csv", "there is no table none.csv") for words in OF_A_TABLE),
-    ("score any.ckpt subst=test", "unknown setting subst: subset"),
-    ("audit predictions=none draws=few", "draws must be an integer of at least 1, got 'few'"),
-    ("convert none new", "none does not exist"),
-    ("probe data=nih data.root=none", "none does not exist"),
-    ("external nope.ckpt data=rsna", "no checkpoint at nope.ckpt"),
-    ("external any.ckpt data=[phantom]", "any.ckpt is damaged or no checkpoint"),
-    ("external zip.ckpt", "name the test sets"),
-    ("external zip.ckpt data=[rsan]", "Could not find 'data/rsan'"),
-    ("external zip.ckpt data=[rsna,csv] data.root=x", "of which data set?"),
-    ("external zip.ckpt data=[rsna] data.labels=shared", "set? data.rsna.labels="),
-    ("external zip.ckpt data=[rsna] model=vit", "model=vit: an external validation reads only"),
-    ("external zip.ckpt data=[rsna]", "rsna needs more: data.rsna.root="),
-    ("external zip.ckpt data=[rsna] data.rsna.root=gone", "gone does not exist"),
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train seed=abc", "seed must be a number"),
+        ("train lr=0.1", "optim.optimizer.lr"),
+        ("train model=xcepton", "Could not find 'model/xcepton'"),
+        ("train model=nothing", "Available options in 'model'"),
+        ("train image_sise=3", "unknown setting image_sise: image_size"),
+        ("train data=nih data.root=nowhere", "nowhere does not exist"),
+        ("train trainer.devices=0", "trainer.devices must be at least 1"),
+        ("train optim.optimizer.lr=nan", "optim.optimizer.lr must be a number"),
+        ("train resume=none", "no config.yaml there"),
+        ("train -m +lr=0.1 seed=0,1", "optim.optimizer.lr"),
+        *((f"{verb} none.ckpt", "no checkpoint at none.ckpt") for verb in OF_A_CHECKPOINT),
+        ("evaluate any.ckpt loss=focal", "loss: an evaluation can change only data, split"),
+        ("evaluate any.ckpt tta=flop", "tta must be none or flip, got 'flop'"),
+        ("evaluate any.ckpt draws=many", "draws must be an integer of at least 1, got 'many'"),
+        ("explain any.ckpt method=cam", "method: an evaluation can change only"),
+        ("shortcuts any.ckpt seed=3", "seed: an evaluation can change only"),
+        ("predict none.ckpt any.ckpt --out new", "no checkpoint at none.ckpt"),
+        ("predict any.ckpt none.png --out new", "none.png: no such file or folder"),
+        *((words, "none holds no run") for words in ("report none", "card none", "push none me/x")),
+        ("sweep none", "none holds no runs"),
+        ("compare none none", "none names no run"),
+        *((f"{words}none.csv", "there is no table none.csv") for words in OF_A_TABLE),
+        ("score any.ckpt subst=test", "unknown setting subst: subset"),
+        ("audit predictions=none draws=few", "draws must be an integer of at least 1, got 'few'"),
+        ("convert none new", "none does not exist"),
+        ("probe data=nih data.root=none", "none does not exist"),
+        ("external nope.ckpt data=rsna", "no checkpoint at nope.ckpt"),
+        ("external any.ckpt data=[phantom]", "any.ckpt is damaged or no checkpoint"),
+        ("external zip.ckpt", "name the test sets"),
+        ("external zip.ckpt data=[rsan]", "Could not find 'data/rsan'"),
+        ("external zip.ckpt data=[rsna,csv] data.root=x", "of which data set?"),
+        ("external zip.ckpt data=[rsna] data.labels=shared", "set? data.rsna.labels="),
+        ("external zip.ckpt data=[rsna] model=vit", "model=vit: an external validation reads only"),
+        ("external zip.ckpt data=[rsna]", "rsna needs more: data.rsna.root="),
+        ("external zip.ckpt data=[rsna] data.rsna.root=gone", "gone does not exist"),
+    ],
 )
 def test_errors_before_torch(command: str, message: str, tmp_path) -> None:
     (tmp_path / "any.ckpt").write_bytes(b"not looked at")
@@ -132,14 +134,16 @@ def test_refused(override: str, message: str) -> None:
         compose_settings(override.split())
 
 
-@pytest.mark.cases(
+@pytest.mark.parametrize(
     "override",
-    "+optim.optimizer.betas=[0.9,0.99]",  # an argument of the constructor
-    "+trainer.deterministic=true",
-    "+callbacks.mine={_target_:my.Callback,anything:1}",
-    "+logger.csv._target_=pytorch_lightning.loggers.CSVLogger",
-    *("~callbacks.early_stopping", "~trainer.gradient_clip_val"),
-    *("model.head_options={power:3}", "trainer.devices=auto", "optim.head_lr=null"),
+    [
+        "+optim.optimizer.betas=[0.9,0.99]",  # an argument of the constructor
+        "+trainer.deterministic=true",
+        "+callbacks.mine={_target_:my.Callback,anything:1}",
+        "+logger.csv._target_=pytorch_lightning.loggers.CSVLogger",
+        *("~callbacks.early_stopping", "~trainer.gradient_clip_val"),
+        *("model.head_options={power:3}", "trainer.devices=auto", "optim.head_lr=null"),
+    ],
 )
 def test_what_may_be_added_or_left_out(override: str) -> None:
     compose_settings([override])
@@ -162,10 +166,12 @@ def test_a_saved_configuration_is_looked_at_as_well() -> None:
         require_known_keys(config)
 
 
-@pytest.mark.cases(
+@pytest.mark.parametrize(
     "command",
-    *("+lr=0.1 +modle=xception", "-m +lr=0.1 seed=0,1"),
-    *("lr=0.1", "-m lr=0.1,0.2", "experiment=mine"),
+    [
+        *("+lr=0.1 +modle=xception", "-m +lr=0.1 seed=0,1"),
+        *("lr=0.1", "-m lr=0.1,0.2", "experiment=mine"),
+    ],
 )
 def test_nothing_is_trained(command, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "conf/experiment").mkdir(parents=True)

@@ -79,14 +79,16 @@ PHANTOM = {
 }
 
 
-@pytest.mark.cases(
-    "name, key, values",
-    ("phantom", "experiment", PHANTOM),
-    ("losses", "loss", options("loss") - {"conditional"}),
-    ("heads", "model.head", set(HEADS)),
-    ("backbones", "model", {*MODELS} - {"eva_x_tiny"}),
-    ("splits", "split", {"patient", "official", "image"}),
-    ("seeds", "seed", set("01234")),
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("phantom", "experiment", PHANTOM),
+        ("losses", "loss", options("loss") - {"conditional"}),
+        ("heads", "model.head", set(HEADS)),
+        ("backbones", "model", {*MODELS} - {"eva_x_tiny"}),
+        ("splits", "split", {"patient", "official", "image"}),
+        ("seeds", "seed", set("01234")),
+    ],
 )
 def test_grids_are_complete_and_compose(name: str, key: str, values: set[str]) -> None:
     found = jobs(f"sweep={name}")

@@ -79,23 +79,27 @@ NO_NAMES = (None, 3, ["os.system"], {"_target_": "os.system"}, "${x}", "")
 READS = ("${oc.env:HOME}", "${run_dir}${oc.env:HOME}", "a ${seed}", "${${run_dir}:HOME}")
 
 
-@pytest.mark.cases(
-    "settings, match",
-    *(({"loss": {"_target_": each}, "x": "os.system"}, r"loss._target_=") for each in NO_NAMES),
-    *(({"data": {"root": each}}, r"data.root=.*would be evaluated") for each in READS),
-    ({"seed": torch.zeros(1)}, r"seed=.*is not a plain value"),
-    ({"seed": reduce(lambda inner, _: [inner], range(100), [])}, r"seed.*is not a plain value"),
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        *(({"loss": {"_target_": each}, "x": "os.system"}, r"loss._target_=") for each in NO_NAMES),
+        *(({"data": {"root": each}}, r"data.root=.*would be evaluated") for each in READS),
+        ({"seed": torch.zeros(1)}, r"seed=.*is not a plain value"),
+        ({"seed": reduce(lambda inner, _: [inner], range(100), [])}, r"seed.*is not a plain value"),
+    ],
 )
 def test_only_plain_names_and_values(settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         require_trusted(settings, Path("x.ckpt"))
 
 
-@pytest.mark.cases(
+@pytest.mark.parametrize(
     "target",
-    *("xray_lightning.Focal", "xray_lightning.Rsna", "xray_lightning.patient_split"),
-    *("torch.optim.Adam", "torch.optim.NAdam", "torch.optim.lr_scheduler.StepLR"),
-    *("pytorch_lightning.Trainer", "pytorch_lightning.loggers.TensorBoardLogger"),
+    [
+        *("xray_lightning.Focal", "xray_lightning.Rsna", "xray_lightning.patient_split"),
+        *("torch.optim.Adam", "torch.optim.NAdam", "torch.optim.lr_scheduler.StepLR"),
+        *("pytorch_lightning.Trainer", "pytorch_lightning.loggers.TensorBoardLogger"),
+    ],
 )
 def test_our_own_are_built(target: str) -> None:
     require_trusted({"a": [{"_target_": target, "x": "${run_dir}/maps", "y": None}]}, Path("x"))
@@ -178,13 +182,15 @@ def test_report_builds_nothing(run_folder: Path, tmp_path: Path) -> None:
     assert isinstance(result.exception, AttributeError)  # it was built, and is no data set
 
 
-@pytest.mark.cases(
+@pytest.mark.parametrize(
     "text",
-    "seed: !!python/object/apply:os.system ['touch VICTIM']",
-    "seed: !!python/name:os.system",
-    "seed: !!python/object/new:subprocess.Popen [[touch, VICTIM]]",
-    "seed: !!python/module:os",
-    *("seed: [1", "seed: ${oc.env:HOME", "- 1", "7", "a: &a [*a]", "\x00"),
+    [
+        "seed: !!python/object/apply:os.system ['touch VICTIM']",
+        "seed: !!python/name:os.system",
+        "seed: !!python/object/new:subprocess.Popen [[touch, VICTIM]]",
+        "seed: !!python/module:os",
+        *("seed: [1", "seed: ${oc.env:HOME", "- 1", "7", "a: &a [*a]", "\x00"),
+    ],
 )
 def test_python_in_yaml_is_an_error_with_a_name(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"

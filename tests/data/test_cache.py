@@ -123,8 +123,9 @@ def test_equal_size_is_untouched() -> None:
     assert not narrow[:, [0, 7, 8]].any()
 
 
-@pytest.mark.cases(
-    "image", np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), np.zeros((0, 4), np.uint8)
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), np.zeros((0, 4), np.uint8)],
 )
 def test_fit_square_refuses(image: np.ndarray) -> None:
     with pytest.raises(InvalidImageError, match=r"expected a grey image, \(H, W\) uint8, got"):
@@ -312,13 +313,15 @@ def test_what_a_disk_refuses_is_found_before_the_start(tmp_path, monkeypatch) ->
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-@pytest.mark.cases(
-    "count, settings, message",
-    (5, {"size": 0}, "image_size .*got 0"),
-    (5, {"workers": 0}, "workers .*got 0"),
-    (5, {"size": 2.0}, "image_size .*got 2.0"),
-    (5, {"root": None}, "cache_dir must name a folder, got None"),
-    (0, {}, "no images to cache"),
+@pytest.mark.parametrize(
+    ("count", "settings", "message"),
+    [
+        (5, {"size": 0}, "image_size .*got 0"),
+        (5, {"workers": 0}, "workers .*got 0"),
+        (5, {"size": 2.0}, "image_size .*got 2.0"),
+        (5, {"root": None}, "cache_dir must name a folder, got None"),
+        (0, {}, "no images to cache"),
+    ],
 )
 def test_bad_settings(count: int, settings: dict[str, object], message: str, tmp_path) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -332,16 +335,18 @@ def edit_manifest(folder: Path, **facts: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
 
 
-@pytest.mark.cases(
-    "damage, message",
-    (lambda f: edit_manifest(f, size=32), "size is 32 there, here it is 16. Delete this"),
-    (lambda f: edit_manifest(f, decoder="x"), "decoder is 'x' there, here it is 'opencv"),
-    (lambda f: edit_manifest(f, identity={}), "identity is {} there"),
-    (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is damaged"),
-    (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json is damaged"),
-    (lambda f: (f / "manifest.json").unlink(), "manifest.json is gone"),
-    (lambda f: os.truncate(f / "images.bin", 999), "images.bin has 999 bytes instead of 1280"),
-    (lambda f: (f / "sizes.bin").unlink(), "sizes.bin has None bytes instead of 40"),
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: edit_manifest(f, size=32), "size is 32 there, here it is 16. Delete this"),
+        (lambda f: edit_manifest(f, decoder="x"), "decoder is 'x' there, here it is 'opencv"),
+        (lambda f: edit_manifest(f, identity={}), "identity is {} there"),
+        (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is damaged"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json is damaged"),
+        (lambda f: (f / "manifest.json").unlink(), "manifest.json is gone"),
+        (lambda f: os.truncate(f / "images.bin", 999), "images.bin has 999 bytes instead of 1280"),
+        (lambda f: (f / "sizes.bin").unlink(), "sizes.bin has None bytes instead of 40"),
+    ],
 )
 def test_cache_that_does_not_match_is_refused(tmp_path: Path, damage, message: str) -> None:
     damage(build(Noise(5), tmp_path).path)
@@ -370,16 +375,18 @@ def swapped(folder: Path, **widths: int) -> None:
         (folder / f"{name}.bin").write_bytes(content[[0, 3, 2, 1, 4]].tobytes())
 
 
-@pytest.mark.cases(
-    "damage, rows",
-    *((lambda f, n=n: flipped(f, "images.bin", 3 * 256 + n, n % 8), {3}) for n in (0, 99, 255)),
-    (lambda f: flipped(f, "sizes.bin", 8), {1}),
-    (lambda f: flipped(f, "sums.bin", 19, 7), {4}),
-    (lambda f: (f / "images.bin").write_bytes(bytes(5 * 256)), {0, 1, 2, 3, 4}),
-    (lambda f: swapped(f, images=256), {1, 3}),
-    (lambda f: swapped(f, sums=4), {1, 3}),
-    (lambda f: swapped(f, images=256, sizes=8, sums=4), {1, 3}),
-    (lambda f: (f / "sums.bin").write_bytes(bytes(20)), {0, 1, 2, 3, 4}),
+@pytest.mark.parametrize(
+    ("damage", "rows"),
+    [
+        *((lambda f, n=n: flipped(f, "images.bin", 3 * 256 + n, n % 8), {3}) for n in (0, 99, 255)),
+        (lambda f: flipped(f, "sizes.bin", 8), {1}),
+        (lambda f: flipped(f, "sums.bin", 19, 7), {4}),
+        (lambda f: (f / "images.bin").write_bytes(bytes(5 * 256)), {0, 1, 2, 3, 4}),
+        (lambda f: swapped(f, images=256), {1, 3}),
+        (lambda f: swapped(f, sums=4), {1, 3}),
+        (lambda f: swapped(f, images=256, sizes=8, sums=4), {1, 3}),
+        (lambda f: (f / "sums.bin").write_bytes(bytes(20)), {0, 1, 2, 3, 4}),
+    ],
 )
 def test_a_row_that_is_not_as_it_was_written_is_never_given(tmp_path, damage, rows) -> None:
     folder = build(Noise(5), tmp_path).path

@@ -138,14 +138,16 @@ def test_the_archive_is_found(folder: Path) -> None:
         xl.CheXpert(folder.parent)
 
 
-@pytest.mark.cases(
-    "old, new, value",
-    ("train/patient00001", "train/00001", "row 2: 'Path' is 'CheX"),
-    ("train/patient00001", "valid/patient00001", "row 2: 'Path'"),
-    ("Edema", "Oedema,Edema", "row 2 has 19 cells"),
-    (",-1.0,", ",-2.0,", "row 3: 'Edema' is '-2.0'"),
-    ("study2/view1_frontal", "study1/view1_frontal", "patient00002/study1/view1_frontal.jpg"),
-    ("Path", "File", "'Path'"),
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("train/patient00001", "train/00001", "row 2: 'Path' is 'CheX"),
+        ("train/patient00001", "valid/patient00001", "row 2: 'Path'"),
+        ("Edema", "Oedema,Edema", "row 2 has 19 cells"),
+        (",-1.0,", ",-2.0,", "row 3: 'Edema' is '-2.0'"),
+        ("study2/view1_frontal", "study1/view1_frontal", "patient00002/study1/view1_frontal.jpg"),
+        ("Path", "File", "'Path'"),
+    ],
 )
 def test_faulty_tables(folder: Path, old: str, new: str, value: str) -> None:
     table = folder / "train.csv"
@@ -221,14 +223,16 @@ def test_masks_of_radiologists(folder: Path, masks: Callable[..., Path]) -> None
     assert "masks of 1 image; 2 are left out" in "\n".join(source.notes)
 
 
-@pytest.mark.cases(
-    "entry, value",
-    ({"patient9_study1_view1_frontal": {}}, "patient9"),
-    ({KEY: {"Rash": pack(np.ones((2, 2)))}}, "Rash"),
-    ({KEY: {"Edema": {"size": [2, 2], "counts": "05"}}}, "5 pixels, not 2 x 2"),
-    ({KEY: {"Edema": {"size": [2, 2], "counts": "P"}}}, "Edema"),
-    ({KEY: {"Edema": {"size": [2, 2]}}}, "counts"),
-    ({KEY: ["Edema"]}, KEY),
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ({"patient9_study1_view1_frontal": {}}, "patient9"),
+        ({KEY: {"Rash": pack(np.ones((2, 2)))}}, "Rash"),
+        ({KEY: {"Edema": {"size": [2, 2], "counts": "05"}}}, "5 pixels, not 2 x 2"),
+        ({KEY: {"Edema": {"size": [2, 2], "counts": "P"}}}, "Edema"),
+        ({KEY: {"Edema": {"size": [2, 2]}}}, "counts"),
+        ({KEY: ["Edema"]}, KEY),
+    ],
 )
 def test_faulty_masks(folder: Path, masks: Callable[..., Path], entry: Any, value: str) -> None:
     with pytest.raises(xl.TableError, match=value):

@@ -93,14 +93,16 @@ def test_numbers_stay_with_their_files(tmp_path: Path) -> None:
         numbered("a.dcm")
 
 
-@pytest.mark.cases(
-    "table, error, match",
-    ("", xl.DataError, r"'000001\.png'"),  # lost
-    ("a.dcm,000001.png\n", xl.DataError, r"'000007\.png'"),  # short
-    (f"{TWO}c.dcm,../../x.png\n", xl.DataError, r"'../../x\.png'"),
-    (f"{TWO}c.dcm,0000\n", xl.DataError, "'0000'"),  # cut
-    (f"{TWO}c.dcm,000007.png\n", xl.TableError, "repeats"),
-    (f"{TWO}a.dcm,000008.png\n", xl.TableError, "repeats"),
+@pytest.mark.parametrize(
+    ("table", "error", "match"),
+    [
+        ("", xl.DataError, r"'000001\.png'"),  # lost
+        ("a.dcm,000001.png\n", xl.DataError, r"'000007\.png'"),  # short
+        (f"{TWO}c.dcm,../../x.png\n", xl.DataError, r"'../../x\.png'"),
+        (f"{TWO}c.dcm,0000\n", xl.DataError, "'0000'"),  # cut
+        (f"{TWO}c.dcm,000007.png\n", xl.TableError, "repeats"),
+        (f"{TWO}a.dcm,000008.png\n", xl.TableError, "repeats"),
+    ],
 )
 def test_a_table_of_names_that_does_not_fit_is_refused(tmp_path, table, error, match) -> None:
     for number in (1, 7):

@@ -98,28 +98,32 @@ def test_boxes(csv_folder: Write) -> None:
     assert source.records[1].boxes == ()
 
 
-@pytest.mark.cases(
-    "lines, match",
-    (("file,Mass", "a.png,1"), "lacks 1 column: 'image'; it has 'file', 'Mass'"),
-    (("image,patient", "a.png,1"), "has no label column, only image, patient"),
-    (("image,Mass", "a.png,yes"), r"row 2: 'Mass' is 'yes', not 1, 0, True, .* data\.labels="),
-    (("image,Mass", "a.png,2"), "row 2: 'Mass' is '2', .* labels are binary, several an image"),
-    (("image,Mass,height", "a.png,1,180"), r"row 2: 'height' is '180', not 1, 0"),
-    (("image,Mass", "a.png,1", "b.png,0.5"), "row 3: 'Mass' is '0.5', not 1, 0"),
-    (("image,Mass", "a.png,nan"), "row 2: 'Mass' is 'nan', not 1, 0"),
-    (("image,patient,Mass", "a.png,1,1", "b.png,,1"), "row 3: 'patient' is blank"),
-    (("image,split,Mass", "a.png,dev,1"), r"row 2: 'split' is 'dev', not train, val \(or"),
-    (("image,split,Mass", "a.png,,1"), "row 2: 'split' is '', not train"),
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [
+        (("file,Mass", "a.png,1"), "lacks 1 column: 'image'; it has 'file', 'Mass'"),
+        (("image,patient", "a.png,1"), "has no label column, only image, patient"),
+        (("image,Mass", "a.png,yes"), r"row 2: 'Mass' is 'yes', not 1, 0, True, .* data\.labels="),
+        (("image,Mass", "a.png,2"), "row 2: 'Mass' is '2', .* labels are binary, several an image"),
+        (("image,Mass,height", "a.png,1,180"), r"row 2: 'height' is '180', not 1, 0"),
+        (("image,Mass", "a.png,1", "b.png,0.5"), "row 3: 'Mass' is '0.5', not 1, 0"),
+        (("image,Mass", "a.png,nan"), "row 2: 'Mass' is 'nan', not 1, 0"),
+        (("image,patient,Mass", "a.png,1,1", "b.png,,1"), "row 3: 'patient' is blank"),
+        (("image,split,Mass", "a.png,dev,1"), r"row 2: 'split' is 'dev', not train, val \(or"),
+        (("image,split,Mass", "a.png,,1"), "row 2: 'split' is '', not train"),
+    ],
 )
 def test_bad_tables(csv_folder: Write, lines: tuple[str, ...], match: str) -> None:
     with pytest.raises(TableError, match=match):
         CsvTable(csv_folder(*lines))
 
 
-@pytest.mark.cases(
-    "labels, match",
-    *((labels, "different columns other than image") for labels in ([], ["A", "A"], ["age"])),
-    ("Mass", r"data\.labels is a list of columns such as \[Mass\]"),
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        *((labels, "different columns other than image") for labels in ([], ["A", "A"], ["age"])),
+        ("Mass", r"data\.labels is a list of columns such as \[Mass\]"),
+    ],
 )
 def test_bad_choice_of_labels(csv_folder: Write, labels: Sequence[str], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
@@ -172,10 +176,12 @@ def test_the_separator_is_the_one_that_fills_the_header(tmp_path: Path) -> None:
     assert CsvTable(tmp_path / "t.csv", allow_missing=True).records[0].image_id == "a;b|c.png"
 
 
-@pytest.mark.cases(
-    "header, encoding, match",
-    ("image,Ödem", "latin-1", r"not UTF-8 \(.*0xd6.*CSV UTF-8"),
-    ("image,Mass", "utf-16-le", "UTF-16 without its mark"),
+@pytest.mark.parametrize(
+    ("header", "encoding", "match"),
+    [
+        ("image,Ödem", "latin-1", r"not UTF-8 \(.*0xd6.*CSV UTF-8"),
+        ("image,Mass", "utf-16-le", "UTF-16 without its mark"),
+    ],
 )
 def test_an_encoding_that_cannot_be_told(header, encoding, match, tmp_path) -> None:
     (tmp_path / "t.csv").write_bytes(f"{header}\na.png,1\n".encode(encoding))
@@ -204,16 +210,18 @@ def test_names_of_columns(csv_folder: Write) -> None:
             CsvTable(table, columns=wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.cases(
-    "ids, pairs",
-    (("007", "7"), "007 and 7"),
-    (("7.0", "7"), "7.0 and 7"),
-    (("P1", "p1"), "P1 and p1"),
-    (("0", "000"), "0 and 000"),
-    (("70", "7"), ""),
-    (("7.5", "7"), ""),
-    (("1.2.3", "1.2.30"), ""),
-    (("a01", "a1"), ""),
+@pytest.mark.parametrize(
+    ("ids", "pairs"),
+    [
+        (("007", "7"), "007 and 7"),
+        (("7.0", "7"), "7.0 and 7"),
+        (("P1", "p1"), "P1 and p1"),
+        (("0", "000"), "0 and 000"),
+        (("70", "7"), ""),
+        (("7.5", "7"), ""),
+        (("1.2.3", "1.2.30"), ""),
+        (("a01", "a1"), ""),
+    ],
 )
 def test_patients_written_in_two_ways(csv_folder: Write, ids: Sequence[str], pairs: str) -> None:
     rows = [f"{name},{own},1" for name, own in zip(("a.png", "sub/b.png"), ids, strict=True)]

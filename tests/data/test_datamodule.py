@@ -175,7 +175,9 @@ def test_a_resumed_run_starts_at_its_epoch(folder: Path) -> None:
         assert same(list(again.train_dataloader()), epochs(module(folder), (3,))[0])
 
 
-@pytest.mark.cases("plan", samplers.disease_balanced_sampler, samplers.patient_balanced_sampler)
+@pytest.mark.parametrize(
+    "plan", [samplers.disease_balanced_sampler, samplers.patient_balanced_sampler]
+)
 def test_a_sampler_changes_training_alone(plan: samplers.Plan, folder: Path) -> None:
     plain, balanced = module(folder), module(folder, sampler=plan)
     known = prevalence(plain.subset_targets("train"))
@@ -321,13 +323,15 @@ def test_workers_of_a_loader(workers: int, folder: Path) -> None:
         assert module(folder).val_dataloader().num_workers == expected
 
 
-@pytest.mark.cases(
-    "settings, match",
-    ({"image_size": 7}, "image_size must be an integer of at least 8, got 7"),
-    ({"image_size": 32.5}, r"image_size must be an integer of at least 8, got 32\.5"),
-    ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
-    ({"workers": -1}, "workers must be an integer of at least 0, got -1"),
-    ({}, "subset must be one of train, val, test, got 'all'"),
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"image_size": 7}, "image_size must be an integer of at least 8, got 7"),
+        ({"image_size": 32.5}, r"image_size must be an integer of at least 8, got 32\.5"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"workers": -1}, "workers must be an integer of at least 0, got -1"),
+        ({}, "subset must be one of train, val, test, got 'all'"),
+    ],
 )
 def test_settings_that_cannot_work(settings: dict[str, Any], match: str, folder: Path) -> None:
     with pytest.raises(xl.ConfigError, match=match):

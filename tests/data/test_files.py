@@ -50,16 +50,18 @@ def test_folder(tree: Path) -> None:
         find_images(["c"])
 
 
-@pytest.mark.cases(
-    "names, wanted",
-    (["b.png"], ["b.png"]),
-    (["c/x[1].JPG"], ["c/x[1].JPG"]),  # a file before a pattern
-    (["a/notes.txt"], ["a/notes.txt"]),  # named, so it is to be read
-    (["a", "b.png"], ["a/empty.dcm", "a/no_ending", "b.png"]),
-    (["*.png", "**/*.dcm"], ["b.png", "a/empty.dcm"]),
-    (["?"], ["a/empty.dcm", "a/no_ending", "c/x[1].JPG"]),  # a pattern of folders
-    (["b.png", "./b.png", "a/../b.png", "*.png", "../tree/b.png"], ["b.png"]),
-    (["a", "."], ["a/empty.dcm", "a/no_ending", "b.png", "c/x[1].JPG"]),
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["b.png"], ["b.png"]),
+        (["c/x[1].JPG"], ["c/x[1].JPG"]),  # a file before a pattern
+        (["a/notes.txt"], ["a/notes.txt"]),  # named, so it is to be read
+        (["a", "b.png"], ["a/empty.dcm", "a/no_ending", "b.png"]),
+        (["*.png", "**/*.dcm"], ["b.png", "a/empty.dcm"]),
+        (["?"], ["a/empty.dcm", "a/no_ending", "c/x[1].JPG"]),  # a pattern of folders
+        (["b.png", "./b.png", "a/../b.png", "*.png", "../tree/b.png"], ["b.png"]),
+        (["a", "."], ["a/empty.dcm", "a/no_ending", "b.png", "c/x[1].JPG"]),
+    ],
 )
 def test_names(names: list[str], wanted: list[str], tree: Path) -> None:
     assert relative(find_images(names), tree)[0] == wanted
@@ -102,12 +104,14 @@ def test_closed_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_images(["."])
 
 
-@pytest.mark.cases(
-    "content, wanted",
-    *((start, True) for start in (PNG, b"\xff\xd8\xff\xe0", b"II*\x00", b"MM\x00*")),
-    *((start + bytes(12), True) for start in (b"BM", bytes(128) + b"DICM")),
-    *((b"\x02\x00\x00\x00UL", True), (b"\x08\x00\x05\x00CS", True)),  # DICOM, no preamble
-    *((text, False) for text in (b"BMI,age,weight\n", b"", b"%PDF-1.7")),
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        *((start, True) for start in (PNG, b"\xff\xd8\xff\xe0", b"II*\x00", b"MM\x00*")),
+        *((start + bytes(12), True) for start in (b"BM", bytes(128) + b"DICM")),
+        *((b"\x02\x00\x00\x00UL", True), (b"\x08\x00\x05\x00CS", True)),  # DICOM, no preamble
+        *((text, False) for text in (b"BMI,age,weight\n", b"", b"%PDF-1.7")),
+    ],
 )
 def test_content(content: bytes, wanted: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
@@ -192,17 +196,19 @@ def test_unknown_names_are_kept_and_names_may_have_spaces_and_numbers(tmp_path: 
     assert read_list(path, NameIndex(["case 1", "case 2", "case 3"])) == ("case 1", "case 2")
 
 
-@pytest.mark.cases(
-    "name, image",
-    ("train/a.png", "train/a.png"),
-    ("/data/train/a.jpeg", "train/a.png"),
-    ("test/a.png", None),  # another folder is another image
-    ("a.png", None),  # two of that name
-    ("b", "val/b.png"),
-    ("1.2.840.1", "1.2.840.1"),
-    ("1.2.840.1.dcm", "1.2.840.1"),
-    ("1.2.840.9", None),  # what follows the last dot is no ending
-    ("", None),
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("train/a.png", "train/a.png"),
+        ("/data/train/a.jpeg", "train/a.png"),
+        ("test/a.png", None),  # another folder is another image
+        ("a.png", None),  # two of that name
+        ("b", "val/b.png"),
+        ("1.2.840.1", "1.2.840.1"),
+        ("1.2.840.1.dcm", "1.2.840.1"),
+        ("1.2.840.9", None),  # what follows the last dot is no ending
+        ("", None),
+    ],
 )
 def test_what_a_name_means(name: str, image: str | None) -> None:
     index = NameIndex(["train/a.png", "val/a.png", "val/b.png", "1.2.840.1", "1.2.840.2"])

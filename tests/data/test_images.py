@@ -58,11 +58,13 @@ JPEG = encoded(Image.fromarray(np.full((64, 48), 90, np.uint8)), "JPEG")
 FRAME = JPEG.index(b"\xff\xc0") + 5  # the height in its frame header
 
 
-@pytest.mark.cases(
-    "data, expected",
-    *((encoded(Image.fromarray(GREY), kind), GREY) for kind in ("PNG", "BMP", "TIFF")),
-    (encoded(Image.fromarray(DEEP)), np.rint(DEEP * (255 / 65535))),
-    *((tiff(codes, photometric="miniswhite"), 255 - RAMP) for codes in (RAMP, RAMP16)),
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        *((encoded(Image.fromarray(GREY), kind), GREY) for kind in ("PNG", "BMP", "TIFF")),
+        (encoded(Image.fromarray(DEEP)), np.rint(DEEP * (255 / 65535))),
+        *((tiff(codes, photometric="miniswhite"), 255 - RAMP) for codes in (RAMP, RAMP16)),
+    ],
 )
 def test_8_bits_are_kept_16_scaled_by_the_full_range_and_white_may_be_zero(data, expected) -> None:
     pixels = decode_image(data, "x")
@@ -158,30 +160,32 @@ def test_end_marker_of_a_thumbnail_does_not_hide_truncation() -> None:
         decode_image(whole[:-2], "x")
 
 
-@pytest.mark.cases(
-    "data, match",
-    (b"", "the file is empty. Download"),
-    (b"<html>not found</html>", "not a PNG, JPEG, BMP, TIFF or DICOM file by its first bytes"),
-    (PNG[:-20], "the PNG is truncated: a chunk ends at byte"),
-    (PNG[:60] + b"?" + PNG[61:], "the PNG is damaged: wrong checksum of the chunk at byte 33"),
-    (PNG[:8] + chunk(b"IEND", b""), "does not begin with its header"),
-    (PNG[:33] + chunk(b"IEND", b""), "its compressed pixels are damaged"),
-    (png(4, 4, zlib.compress(bytes(7))), "its compressed pixels are damaged"),
-    (png(0, 4, b""), "its size is 0 x 4 pixels"),
-    (png(4, MAX_SIDE + 1, b""), "its size is 4 x 20001 pixels, sides must be 1 to 20,000"),
-    (JPEG[:FRAME] + bytes(2) + JPEG[FRAME + 2 :], "its size is 48 x 0 pixels"),
-    (JPEG[:-2], "the JPEG is truncated: its end marker"),
-    (JPEG[:2] + JPEG[2:40], "the JPEG is truncated or damaged at byte"),
-    (b"\xff\xd8\xff\x01" + b"\xff\xda" + JPEG[-40:], "the JPEG is truncated"),
-    (b"\xff\xd8\xff\x01\xff\xda\0\x08" + bytes(6) + b"\xff\xd9", "JPEG has no frame header"),
-    (bytes(128) + b"DICM" + bytes(50), "it has no valid TransferSyntaxUID"),
-    (b"BM" + bytes(60), "damaged|cannot decode"),
-    (BMP[:40], "its compressed pixels are damaged"),
-    (BMP[:-1], "its compressed pixels are damaged"),
-    (TIFF[:-1], "TIFF"),
-    (TIFF.replace(TAG, TAG[:2] + b"c\0"), "its TIFF data is damaged"),  # of no type
-    (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "its pixels are float32, not"),
-    (encoded(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "its pixels are int32, not"),
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"", "the file is empty. Download"),
+        (b"<html>not found</html>", "not a PNG, JPEG, BMP, TIFF or DICOM file by its first bytes"),
+        (PNG[:-20], "the PNG is truncated: a chunk ends at byte"),
+        (PNG[:60] + b"?" + PNG[61:], "the PNG is damaged: wrong checksum of the chunk at byte 33"),
+        (PNG[:8] + chunk(b"IEND", b""), "does not begin with its header"),
+        (PNG[:33] + chunk(b"IEND", b""), "its compressed pixels are damaged"),
+        (png(4, 4, zlib.compress(bytes(7))), "its compressed pixels are damaged"),
+        (png(0, 4, b""), "its size is 0 x 4 pixels"),
+        (png(4, MAX_SIDE + 1, b""), "its size is 4 x 20001 pixels, sides must be 1 to 20,000"),
+        (JPEG[:FRAME] + bytes(2) + JPEG[FRAME + 2 :], "its size is 48 x 0 pixels"),
+        (JPEG[:-2], "the JPEG is truncated: its end marker"),
+        (JPEG[:2] + JPEG[2:40], "the JPEG is truncated or damaged at byte"),
+        (b"\xff\xd8\xff\x01" + b"\xff\xda" + JPEG[-40:], "the JPEG is truncated"),
+        (b"\xff\xd8\xff\x01\xff\xda\0\x08" + bytes(6) + b"\xff\xd9", "JPEG has no frame header"),
+        (bytes(128) + b"DICM" + bytes(50), "it has no valid TransferSyntaxUID"),
+        (b"BM" + bytes(60), "damaged|cannot decode"),
+        (BMP[:40], "its compressed pixels are damaged"),
+        (BMP[:-1], "its compressed pixels are damaged"),
+        (TIFF[:-1], "TIFF"),
+        (TIFF.replace(TAG, TAG[:2] + b"c\0"), "its TIFF data is damaged"),  # of no type
+        (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "its pixels are float32, not"),
+        (encoded(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "its pixels are int32, not"),
+    ],
 )
 def test_damage_is_named_and_prints_nothing(data: bytes, match: str, capfd) -> None:
     with pytest.raises(InvalidImageError, match=match) as caught:
@@ -299,13 +303,15 @@ def test_tiff_with_a_palette_or_jpeg_as_pillow_reads_it() -> None:
     np.testing.assert_allclose(decode_image(data, "x"), expected, atol=4)
 
 
-@pytest.mark.cases(
-    "data, match",
-    (tiff(RAMP, compression="zstd"), "its TIFF compression is 50000, none of none, LZW, JPEG"),
-    (encoded(Image.new("CMYK", (4, 4)), "TIFF"), "its PhotometricInterpretation is 5 with 4"),
-    (tiff(np.zeros((2, 8, 8), np.uint8), volumetric=True, tile=(16, 16)), "its axes are ZYX"),
-    (tiff(np.zeros((1, 20001), np.uint8)), "its size is 20001 x 1 pixels"),
-    (tiff(RAMP.astype(np.int16)), "its pixels are int16, not integers of up to 16 bits"),
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (tiff(RAMP, compression="zstd"), "its TIFF compression is 50000, none of none, LZW, JPEG"),
+        (encoded(Image.new("CMYK", (4, 4)), "TIFF"), "its PhotometricInterpretation is 5 with 4"),
+        (tiff(np.zeros((2, 8, 8), np.uint8), volumetric=True, tile=(16, 16)), "its axes are ZYX"),
+        (tiff(np.zeros((1, 20001), np.uint8)), "its size is 20001 x 1 pixels"),
+        (tiff(RAMP.astype(np.int16)), "its pixels are int16, not integers of up to 16 bits"),
+    ],
 )
 def test_tiff_of_another_kind_is_refused(data: bytes, match: str) -> None:
     with pytest.raises(InvalidImageError, match=f"folder/x: {match}"):

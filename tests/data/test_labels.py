@@ -115,13 +115,15 @@ def test_the_rest_is_the_data_set_s_own() -> None:
     np.testing.assert_array_equal(*pixels)
 
 
-@pytest.mark.cases(
-    "labels, named",
-    (["Pneumonja"], "'Pneumonja': Pneumonia?"),
-    (["Pleural effusion"], "'Pleural effusion': Effusion?"),
-    (["Mass", "Mass"], "different findings"),
-    ([], "different findings"),
-    ("Mass", "different findings"),
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        (["Pneumonja"], "'Pneumonja': Pneumonia?"),
+        (["Pleural effusion"], "'Pleural effusion': Effusion?"),
+        (["Mass", "Mass"], "different findings"),
+        ([], "different findings"),
+        ("Mass", "different findings"),
+    ],
 )
 def test_labels_nobody_knows(labels: list[str], named: str) -> None:
     with pytest.raises(xl.ConfigError, match=named.replace("?", r"\?")):
@@ -171,13 +173,15 @@ IDS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
 MIXED, NEGATIVE = {"default": "ignore", "Edema": "ones"}, {"default": "negative"}
 
 
-@pytest.mark.cases(
-    "uncertain, blank, expected",
-    ("zeros", "negative", [[1, 0], [0, 0], [0, 0], [0, 0]]),
-    ("ones", "negative", [[1, 0], [1, 0], [0, 1], [1, 1]]),
-    ("ignore", "unknown", [[1, NAN], [NAN, 0], [NAN, NAN], [NAN, NAN]]),
-    (MIXED, {**NEGATIVE, "Fracture": "unknown"}, [[1, NAN], [1, 0], [0, NAN], [1, NAN]]),
-    ({"Edema": "zeros", "Fracture": "ones"}, "negative", [[1, 0], [0, 0], [0, 1], [0, 1]]),
+@pytest.mark.parametrize(
+    ("uncertain", "blank", "expected"),
+    [
+        ("zeros", "negative", [[1, 0], [0, 0], [0, 0], [0, 0]]),
+        ("ones", "negative", [[1, 0], [1, 0], [0, 1], [1, 1]]),
+        ("ignore", "unknown", [[1, NAN], [NAN, 0], [NAN, NAN], [NAN, NAN]]),
+        (MIXED, {**NEGATIVE, "Fracture": "unknown"}, [[1, NAN], [1, 0], [0, NAN], [1, NAN]]),
+        ({"Edema": "zeros", "Fracture": "ones"}, "negative", [[1, 0], [0, 0], [0, 1], [0, 1]]),
+    ],
 )
 def test_codes_become_targets(uncertain: Any, blank: Any, expected: Any) -> None:
     targets = Coding(LABELS, uncertain, blank).read(CODES, IDS)
@@ -208,15 +212,17 @@ def test_choices_name_what_targets_depend_on() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.cases(
-    "settings, value",
-    ({"uncertain": "maybe"}, "maybe"),
-    ({"blank": "zeros"}, "zeros"),
-    ({"uncertain": {"Oedema": "ones", "default": "zeros"}}, "Oedema"),
-    ({"uncertain": {"Edema": "ones"}}, "Edema"),  # nothing for Fracture
-    ({"smooth": (0.9, 0.1)}, "0.9, 0.1"),
-    ({"smooth": (0, 2)}, "0, 2"),
-    ({"smooth": None}, "None"),
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [
+        ({"uncertain": "maybe"}, "maybe"),
+        ({"blank": "zeros"}, "zeros"),
+        ({"uncertain": {"Oedema": "ones", "default": "zeros"}}, "Oedema"),
+        ({"uncertain": {"Edema": "ones"}}, "Edema"),  # nothing for Fracture
+        ({"smooth": (0.9, 0.1)}, "0.9, 0.1"),
+        ({"smooth": (0, 2)}, "0, 2"),
+        ({"smooth": None}, "None"),
+    ],
 )
 def test_wrong_choices(settings: dict[str, Any], value: str) -> None:
     with pytest.raises(xl.ConfigError, match=value):

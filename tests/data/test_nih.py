@@ -96,12 +96,14 @@ def test_lists_without_a_final_newline_by_either_name_or_none(nih_folder) -> Non
     assert not any(record.boxes for record in source.records)
 
 
-@pytest.mark.cases(
+@pytest.mark.parametrize(
     "folders",
-    [""],
-    ["images"],
-    ["images_001/images", "images_012/images"],
-    ["", "images_002/images", "images"],
+    [
+        [""],
+        ["images"],
+        ["images_001/images", "images_012/images"],
+        ["", "images_002/images", "images"],
+    ],
 )
 def test_layouts(empty_nih, folders: list[str]) -> None:
     empty_nih.table(*empty_nih.rows)
@@ -220,19 +222,21 @@ def test_a_file_and_another_folder(empty_nih, tmp_path: Path) -> None:
         ChestXray14(empty_nih.root)
 
 
-@pytest.mark.cases(
-    "row, match",
-    ("x.png,Mas,0,1,57,M,PA,1,1,1,1", r"v2020\.csv, row 7 \(x\.png\): unknown label 'Mas'"),
-    ("x.png,,0,1,57,M,PA,1,1,1,1", r"row 7 \(x\.png\): unknown label ''"),
-    ("x.png,Mass|No Finding,0,1,57,M,PA,1,1,1,1", r"row 7 .*'No Finding' stands beside"),
-    (f"{FIRST},Mass,0,1,57,M,PA,1,1,1,1", rf"in 1 row, the first is {FIRST} in rows 2 and 7"),
-    (",Mass,0,1,57,M,PA,1,1,1,1", "row 7: 'Image Index' is blank"),
-    ("x.png,Mass,0,one,57,M,PA,1,1,1,1", "row 7: 'Patient ID' is 'one', not a whole number"),
-    ("x.png,Mass,first,1,57,M,PA,1,1,1,1", "row 7: 'Follow-up #' is 'first', not a number"),
-    ("x.png,Mass,0,1,old,M,PA,1,1,1,1", "row 7: 'Patient Age' is 'old', not an age such as"),
-    ("x.png,Mass,0,1,Y,M,PA,1,1,1,1", "row 7: 'Patient Age' is 'Y', not an age such as"),
-    ("x.png,Mass,0,1", "row 7 has 4 cells, the header names 11 columns"),
-    ("x.png,Mass,0,1,57,M,PA,1,1,1,1,9", "row 7 has 12 cells, the header names 11 columns"),
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ("x.png,Mas,0,1,57,M,PA,1,1,1,1", r"v2020\.csv, row 7 \(x\.png\): unknown label 'Mas'"),
+        ("x.png,,0,1,57,M,PA,1,1,1,1", r"row 7 \(x\.png\): unknown label ''"),
+        ("x.png,Mass|No Finding,0,1,57,M,PA,1,1,1,1", r"row 7 .*'No Finding' stands beside"),
+        (f"{FIRST},Mass,0,1,57,M,PA,1,1,1,1", rf"in 1 row, the first is {FIRST} in rows 2 and 7"),
+        (",Mass,0,1,57,M,PA,1,1,1,1", "row 7: 'Image Index' is blank"),
+        ("x.png,Mass,0,one,57,M,PA,1,1,1,1", "row 7: 'Patient ID' is 'one', not a whole number"),
+        ("x.png,Mass,first,1,57,M,PA,1,1,1,1", "row 7: 'Follow-up #' is 'first', not a number"),
+        ("x.png,Mass,0,1,old,M,PA,1,1,1,1", "row 7: 'Patient Age' is 'old', not an age such as"),
+        ("x.png,Mass,0,1,Y,M,PA,1,1,1,1", "row 7: 'Patient Age' is 'Y', not an age such as"),
+        ("x.png,Mass,0,1", "row 7 has 4 cells, the header names 11 columns"),
+        ("x.png,Mass,0,1,57,M,PA,1,1,1,1,9", "row 7 has 12 cells, the header names 11 columns"),
+    ],
 )
 def test_bad_rows(nih_folder, row: str, match: str) -> None:
     nih_folder.table(*nih_folder.rows, row)
@@ -240,14 +244,16 @@ def test_bad_rows(nih_folder, row: str, match: str) -> None:
         ChestXray14(nih_folder.root)
 
 
-@pytest.mark.cases(
-    "row, match",
-    ("x.png,Mass,1,2,3,4", r"List_2017\.csv, row 2: the image 'x\.png' is not in the label"),
-    (f"{FIRST},Mas,1,2,3,4", "row 2: unknown label 'Mas'"),
-    (f"{FIRST},Mass,1,2,three,4", r"row 2: 'w' is 'three', not a number"),
-    (f"{FIRST},Mass,1,2,,4", "row 2: .* has no area"),
-    (f"{FIRST},Mass,1,2,3,-4", "row 2: .* has no area"),
-    (f"{FIRST},Mass,1,2,3", "row 2 has 5 cells, the header names 6 columns"),
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ("x.png,Mass,1,2,3,4", r"List_2017\.csv, row 2: the image 'x\.png' is not in the label"),
+        (f"{FIRST},Mas,1,2,3,4", "row 2: unknown label 'Mas'"),
+        (f"{FIRST},Mass,1,2,three,4", r"row 2: 'w' is 'three', not a number"),
+        (f"{FIRST},Mass,1,2,,4", "row 2: .* has no area"),
+        (f"{FIRST},Mass,1,2,3,-4", "row 2: .* has no area"),
+        (f"{FIRST},Mass,1,2,3", "row 2 has 5 cells, the header names 6 columns"),
+    ],
 )
 def test_bad_boxes(nih_folder, row: str, match: str) -> None:
     nih_folder.boxes(row)
@@ -258,10 +264,12 @@ def test_bad_boxes(nih_folder, row: str, match: str) -> None:
 LACKS = "lacks 5 columns: 'Finding Labels', 'Follow-up #', .*; it has 'Image Index', 'Patient ID'"
 
 
-@pytest.mark.cases(
-    "text, match",
-    *(("", "is empty"), ("Image Index\n", "is empty")),
-    *(("a,a\n1,2\n", "two columns of one name"), ("Image Index,Patient ID\na.png,1\n", LACKS)),
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        *(("", "is empty"), ("Image Index\n", "is empty")),
+        *(("a,a\n1,2\n", "two columns of one name"), ("Image Index,Patient ID\na.png,1\n", LACKS)),
+    ],
 )
 def test_tables_without_their_columns(nih_folder, text: str, match: str) -> None:
     (nih_folder.root / "Data_Entry_2017_v2020.csv").write_text(text)

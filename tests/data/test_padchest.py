@@ -135,14 +135,16 @@ def test_identity_tells_stored_bits(tmp_path: Path) -> None:
     assert names[0] != names[1]
 
 
-@pytest.mark.cases(
-    "cells, place",
-    ({"Labels": "mass"}, "mass"),
-    ({"Labels": "[3]"}, "3"),
-    ({"BitsStored_DICOM": "17"}, "17"),
-    ({"PhotometricInterpretation_DICOM": "MONOCHROME1"}, "MONOCHROME1"),
-    ({"StudyDate_DICOM": "n/a"}, "n/a"),
-    ({"PatientID": ""}, "PatientID"),
+@pytest.mark.parametrize(
+    ("cells", "place"),
+    [
+        ({"Labels": "mass"}, "mass"),
+        ({"Labels": "[3]"}, "3"),
+        ({"BitsStored_DICOM": "17"}, "17"),
+        ({"PhotometricInterpretation_DICOM": "MONOCHROME1"}, "MONOCHROME1"),
+        ({"StudyDate_DICOM": "n/a"}, "n/a"),
+        ({"PatientID": ""}, "PatientID"),
+    ],
 )
 def test_bad_cells(tmp_path: Path, cells: Mapping[str, str], place: str) -> None:
     with pytest.raises(errors.TableError, match=rf"row 2.*{place}"):
@@ -216,7 +218,9 @@ def write_own(root: Path, joint: str) -> Path:
     return root
 
 
-@pytest.mark.cases("write", write_one, lambda p: write_own(p, "/"), lambda p: write_own(p, "_"))
+@pytest.mark.parametrize(
+    "write", [write_one, lambda p: write_own(p, "/"), lambda p: write_own(p, "_")]
+)
 def test_layouts(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     image = np.arange(12, dtype=np.uint8).reshape(3, 4)
     write_image(write(tmp_path) / "images_001" / "images" / "00000013_008.png", image)

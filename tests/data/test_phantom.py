@@ -280,11 +280,13 @@ def test_a_mass_is_larger_than_a_nodule() -> None:
         assert max(diameter[1:]) < 0.095
 
 
-@pytest.mark.cases(
-    "name, value",
-    *(("patients", 1), ("patients", 2.5), ("patients", True), ("seed", -1), ("size", 31)),
-    *(("shortcut", "text"), ("shortcut_label", "Noodle")),
-    *(("shortcut_strength", strength) for strength in (0.4, 1.01, float("nan"), "0.9")),
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("patients", 1), ("patients", 2.5), ("patients", True), ("seed", -1), ("size", 31)),
+        *(("shortcut", "text"), ("shortcut_label", "Noodle")),
+        *(("shortcut_strength", strength) for strength in (0.4, 1.01, float("nan"), "0.9")),
+    ],
 )
 def test_refuses_impossible_settings(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be .*got {value!r}$"):

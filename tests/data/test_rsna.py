@@ -78,18 +78,20 @@ OUTSIDE = "needs a box inside the 1024 x 1024 image"
 AGAIN = "'a' repeats or contradicts an earlier row"
 
 
-@pytest.mark.cases(
-    "rows, match",
-    (["a,,,,,1"], r"labels\.csv, row 2: Target 1 needs a box inside"),
-    (["a,1,2,0,4,1"], "row 2: Target 1 needs a box .* got x, y, width, height .1.0, 2.0"),
-    *(([f"a,{box},1"], OUTSIDE) for box in ("900,2,200,4", "-1,2,20,4", "1,2,inf,4")),
-    (["a,1,2,3,4,0"], "row 2: a has Target 0 and a box"),
-    *((rows, f"row 3: {AGAIN}") for rows in permutations(("a,1,2,3,4,1", "a,,,,,0"))),
-    (["a,,,,,0", "b,,,,,0", "a,,,,,0"], f"row 4: {AGAIN}"),
-    (["a,1,2,3,4,1", "a,1,2,3,4,1"], "row 3: a has this box twice"),
-    ([",,,,,0"], "row 2: '' has no patientId"),
-    (["a,,,,,2"], "row 2: 'Target' is '2', not 0 or 1"),
-    (["a,one,2,3,4,1"], "row 2: 'x' is 'one', not a number"),
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        (["a,,,,,1"], r"labels\.csv, row 2: Target 1 needs a box inside"),
+        (["a,1,2,0,4,1"], "row 2: Target 1 needs a box .* got x, y, width, height .1.0, 2.0"),
+        *(([f"a,{box},1"], OUTSIDE) for box in ("900,2,200,4", "-1,2,20,4", "1,2,inf,4")),
+        (["a,1,2,3,4,0"], "row 2: a has Target 0 and a box"),
+        *((rows, f"row 3: {AGAIN}") for rows in permutations(("a,1,2,3,4,1", "a,,,,,0"))),
+        (["a,,,,,0", "b,,,,,0", "a,,,,,0"], f"row 4: {AGAIN}"),
+        (["a,1,2,3,4,1", "a,1,2,3,4,1"], "row 3: a has this box twice"),
+        ([",,,,,0"], "row 2: '' has no patientId"),
+        (["a,,,,,2"], "row 2: 'Target' is '2', not 0 or 1"),
+        (["a,one,2,3,4,1"], "row 2: 'x' is 'one', not a number"),
+    ],
 )
 def test_contradictions(empty_rsna: Folder, rows: list[str], match: str) -> None:
     empty_rsna.table(*rows)
@@ -97,14 +99,16 @@ def test_contradictions(empty_rsna: Folder, rows: list[str], match: str) -> None
         xl.Rsna(empty_rsna.root)
 
 
-@pytest.mark.cases(
-    "old, new, match",
-    ("id-01,No Lung", "id-99,No Lung", "row 3: 'id-99' is 'No .* not in the label table"),
-    ("id-02,Normal\n", "", "lacks 1 image of the label table, the first is id-02"),
-    ("id-02,Normal", "id-02,Healthy", "'id-02' is 'Healthy': unknown, or anoth"),
-    ("id-11,", "id-12,", "'id-12' is 'Normal': unknown, or another"),
-    ("id-02,Normal", "id-02,Lung Opacity", "'id-02' is 'Lung Opacity', the label table disag"),
-    ("id-00,Lung Opacity", "id-00,Normal", "'id-00' is 'Normal', the label table disagrees"),
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ("id-01,No Lung", "id-99,No Lung", "row 3: 'id-99' is 'No .* not in the label table"),
+        ("id-02,Normal\n", "", "lacks 1 image of the label table, the first is id-02"),
+        ("id-02,Normal", "id-02,Healthy", "'id-02' is 'Healthy': unknown, or anoth"),
+        ("id-11,", "id-12,", "'id-12' is 'Normal': unknown, or another"),
+        ("id-02,Normal", "id-02,Lung Opacity", "'id-02' is 'Lung Opacity', the label table disag"),
+        ("id-00,Lung Opacity", "id-00,Normal", "'id-00' is 'Normal', the label table disagrees"),
+    ],
 )
 def test_class_info_must_agree(rsna_folder: Folder, old: str, new: str, match: str) -> None:
     path = rsna_folder.root / "stage_2_detailed_class_info.csv"
@@ -206,13 +210,15 @@ def as_json(names: dict[str, str]) -> str:
     return json.dumps([{"subset_img_id": rsna, "img_id": nih} for rsna, nih in names.items()])
 
 
-@pytest.mark.cases(
-    "name, text",
-    ("map.json", as_json(PAIRS)),
-    ("map.json.gz", as_json(PAIRS)),
-    ("map.csv", "patientId,Image Index\n{},{}\n{},{}"),
-    ("map.csv", "patientId,image\n{},{}\n{},{}"),
-    ("map.csv", "extra,subset_img_id,img_id\nx,{},{}\nx,{},{}"),
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("map.json", as_json(PAIRS)),
+        ("map.json.gz", as_json(PAIRS)),
+        ("map.csv", "patientId,Image Index\n{},{}\n{},{}"),
+        ("map.csv", "patientId,image\n{},{}\n{},{}"),
+        ("map.csv", "extra,subset_img_id,img_id\nx,{},{}\nx,{},{}"),
+    ],
 )
 def test_maps(tmp_path: Path, name: str, text: str) -> None:
     lines = text.format(*sum(PAIRS.items(), ())) if "csv" in name else text
@@ -229,18 +235,20 @@ def test_names_without_zeros_or_suffix(tmp_path: Path) -> None:
 PAIR = "patientId,Image Index\na,"
 
 
-@pytest.mark.cases(
-    "text, match",
-    (f"{PAIR}00000001_000.png\na,00000002_000.png", "row 3: a is 00000002_0"),
-    (f"{PAIR}scan7.png", "row 2: 'a' -> 'scan7.png' does not name an NIH"),
-    (f"{PAIR[:-2]},00000001_000.png", "row 2: '' -> .* does not name an NIH image"),
-    ("patientId,file\na,00000001_000.png", "not a map from RSNA .*: it has patientId, file"),
-    ("id,image\na,00000001_000.png", "it has id, image. It needs one of patientId, subset"),
-    ("[{", "is not a readable JSON"),
-    ('{"a": 1}', "is not a list of objects"),
-    ("[1]", "is not a list of objects"),
-    ('[{"img_id": "1"}]', "not a map from RSNA to NIH: it has img_id"),
-    ('[{"subset_img_id": "a", "img_id": null}]', "object 1: 'a' -> 'None' does not name"),
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (f"{PAIR}00000001_000.png\na,00000002_000.png", "row 3: a is 00000002_0"),
+        (f"{PAIR}scan7.png", "row 2: 'a' -> 'scan7.png' does not name an NIH"),
+        (f"{PAIR[:-2]},00000001_000.png", "row 2: '' -> .* does not name an NIH image"),
+        ("patientId,file\na,00000001_000.png", "not a map from RSNA .*: it has patientId, file"),
+        ("id,image\na,00000001_000.png", "it has id, image. It needs one of patientId, subset"),
+        ("[{", "is not a readable JSON"),
+        ('{"a": 1}', "is not a list of objects"),
+        ("[1]", "is not a list of objects"),
+        ('[{"img_id": "1"}]', "not a map from RSNA to NIH: it has img_id"),
+        ('[{"subset_img_id": "a", "img_id": null}]', "object 1: 'a' -> 'None' does not name"),
+    ],
 )
 def test_bad_maps(tmp_path: Path, text: str, match: str) -> None:
     path = tmp_path / ("map.json" if text[0] in "[{" else "map.csv")

@@ -301,13 +301,15 @@ def kind_of(result: np.ndarray) -> str:
     return "changed"
 
 
-@pytest.mark.cases(
-    "settings, same, changed",
-    ({"rotate": 0, "shear": 0, "shift": 0}, 4, 1),  # blur alone
-    ({"rotate": 10, "shear": 0, "shift": 0}, 3, 2),
-    ({"rotate": 0, "shear": 16, "shift": 0}, 3, 2),
-    ({"rotate": 0, "shear": 0, "shift": 0.1}, 3, 2),
-    ({}, 1, 4),
+@pytest.mark.parametrize(
+    ("settings", "same", "changed"),
+    [
+        ({"rotate": 0, "shear": 0, "shift": 0}, 4, 1),  # blur alone
+        ({"rotate": 10, "shear": 0, "shift": 0}, 3, 2),
+        ({"rotate": 0, "shear": 16, "shift": 0}, 3, 2),
+        ({"rotate": 0, "shear": 0, "shift": 0.1}, 3, 2),
+        ({}, 1, 4),
+    ],
 )
 def test_rsna_is_exactly_one_of_six(settings: dict[str, float], same: int, changed: int) -> None:
     """A mirrored image is the mirrored original, bit by bit: nothing else was done to it."""
@@ -349,13 +351,15 @@ def test_equalise_is_opencvs_clahe(pixels: np.ndarray) -> None:
 BALANCED = partial(xl.disease_balanced_sampler, TARGETS, PATIENTS, rng())
 
 
-@pytest.mark.cases(
-    "make, settings, match",
-    *((BALANCED, {"normal_share": x}, f"share must .* {x}") for x in (-0.1, 1, 1.5, NAN)),
-    *((xl.augment_light, {"flip": x}, rf"augment\.flip .* 1, got {x}") for x in (-0.1, 1.5)),
-    *((xl.augment_xray14, {"flip": x}, rf"augment\.flip .* 1, got {x}") for x in (-0.1, 1.5)),
-    (xl.augment_light, {"zoom": 1.0}, "zoom must satisfy 0 < smallest <= largest, got 0"),
-    (xl.augment_xray14, {"zoom_min": 1.3}, r"smallest <= largest, got 1\.3 and 1\.2"),
+@pytest.mark.parametrize(
+    ("make", "settings", "match"),
+    [
+        *((BALANCED, {"normal_share": x}, f"share must .* {x}") for x in (-0.1, 1, 1.5, NAN)),
+        *((xl.augment_light, {"flip": x}, rf"augment\.flip .* 1, got {x}") for x in (-0.1, 1.5)),
+        *((xl.augment_xray14, {"flip": x}, rf"augment\.flip .* 1, got {x}") for x in (-0.1, 1.5)),
+        (xl.augment_light, {"zoom": 1.0}, "zoom must satisfy 0 < smallest <= largest, got 0"),
+        (xl.augment_xray14, {"zoom_min": 1.3}, r"smallest <= largest, got 1\.3 and 1\.2"),
+    ],
 )
 def test_settings_that_cannot_work(make: Any, settings: dict[str, float], match: str) -> None:
     with pytest.raises(xl.ConfigError, match=match):

@@ -133,10 +133,12 @@ def test_what_a_source_has_by_default(tmp_path: Path) -> None:
     assert source.identity() == {"source": "source", "reader": 2}
 
 
-@pytest.mark.cases(
-    "records, named",
-    ([Record("a", "p", (1.0,))], "a has 1 targets, the data set has 2 labels: Mass, Edema"),
-    ([Record("a", "p", (1.0, 0.0)), Record("a", "q", (1.0, 0.0))], "image_id 'a'"),
+@pytest.mark.parametrize(
+    ("records", "named"),
+    [
+        ([Record("a", "p", (1.0,))], "a has 1 targets, the data set has 2 labels: Mass, Edema"),
+        ([Record("a", "p", (1.0, 0.0)), Record("a", "q", (1.0, 0.0))], "image_id 'a'"),
+    ],
 )
 def test_records_that_cannot_be(records: list[Record], named: str) -> None:
     source = Source()

@@ -104,13 +104,15 @@ def test_make_split_keeps_sorted_frozen_parts() -> None:
         split.subsets["train"][0] = 9
 
 
-@pytest.mark.cases(
-    "subsets, message",
-    ({"train": [0], "test": [1]}, r"the subsets train, val, test, got \['test', 'train'\]"),
-    ({"train": [0], "val": [], "test": [1]}, "the val set is empty: give it a larger"),
-    ({"train": [0], "val": [1], "test": [4]}, "test set has positions 4 to 4, .* 0 to 3"),
-    ({"train": [0, 2], "val": [1], "test": [2]}, r"1 images .* first is i2 \(train and test"),
-    ({"train": [0, 0], "val": [1], "test": [2]}, "1 images stand twice .* i0"),
+@pytest.mark.parametrize(
+    ("subsets", "message"),
+    [
+        ({"train": [0], "test": [1]}, r"the subsets train, val, test, got \['test', 'train'\]"),
+        ({"train": [0], "val": [], "test": [1]}, "the val set is empty: give it a larger"),
+        ({"train": [0], "val": [1], "test": [4]}, "test set has positions 4 to 4, .* 0 to 3"),
+        ({"train": [0, 2], "val": [1], "test": [2]}, r"1 images .* first is i2 \(train and test"),
+        ({"train": [0, 0], "val": [1], "test": [2]}, "1 images stand twice .* i0"),
+    ],
 )
 def test_make_split_refuses(subsets: Mapping[str, list[int]], message: str) -> None:
     with pytest.raises(xl.SplitError, match=message):
@@ -184,17 +186,19 @@ SUM = r"three positive numbers .* sum to 1, got"
 SHARES, OPEN = (0, 1, -0.1, NAN, "x"), "above 0 and below 1, got"
 
 
-@pytest.mark.cases(
-    "splitter, settings, message",
-    *((xl.patient_split, {"fractions": fractions}, SUM) for fractions in FRACTIONS),
-    *((xl.image_split, {"fractions": fractions}, SUM) for fractions in FRACTIONS),
-    *((xl.official_split, {"val_fraction": x}, f"{OPEN} {x!r}") for x in SHARES),
-    *((xl.kfold_split, {"val_fraction": x}, f"{OPEN} {x!r}") for x in SHARES),
-    *((xl.patient_split, {"seed": x}, "split's seed must be an int") for x in (-1, "x", 0.5)),
-    (xl.kfold_split, {"folds": 1}, "folds must be an integer of at least 2, got 1"),
-    (xl.kfold_split, {"fold": 5}, r"fold must be from 0 to 4 \(folds=5\), got 5"),
-    (xl.kfold_split, {"fold": -1}, "got -1"),
-    (xl.lists_split, {"train": "x"}, r"needs split\.train=FILE and split\.test=FILE"),
+@pytest.mark.parametrize(
+    ("splitter", "settings", "message"),
+    [
+        *((xl.patient_split, {"fractions": fractions}, SUM) for fractions in FRACTIONS),
+        *((xl.image_split, {"fractions": fractions}, SUM) for fractions in FRACTIONS),
+        *((xl.official_split, {"val_fraction": x}, f"{OPEN} {x!r}") for x in SHARES),
+        *((xl.kfold_split, {"val_fraction": x}, f"{OPEN} {x!r}") for x in SHARES),
+        *((xl.patient_split, {"seed": x}, "split's seed must be an int") for x in (-1, "x", 0.5)),
+        (xl.kfold_split, {"folds": 1}, "folds must be an integer of at least 2, got 1"),
+        (xl.kfold_split, {"fold": 5}, r"fold must be from 0 to 4 \(folds=5\), got 5"),
+        (xl.kfold_split, {"fold": -1}, "got -1"),
+        (xl.lists_split, {"train": "x"}, r"needs split\.train=FILE and split\.test=FILE"),
+    ],
 )
 def test_settings_that_cannot_work(splitter, settings: dict[str, object], message: str) -> None:
     with pytest.raises(xl.ConfigError, match=message):
@@ -224,14 +228,16 @@ def test_three_lists_of_the_data_set_are_used(splitter) -> None:
     assert [split.subsets[subset].tolist() for subset in SUBSETS] == [[0, 3], [1], [2]]
 
 
-@pytest.mark.cases(
-    "lists, message",
-    (None, "no official split: put train_val_list.txt and test_list.txt .* split=patient"),
-    ({"train_val": {"i0", "i1"}, "test": {"i2"}}, "1 of 4 images are in no list .* is i3"),
-    ({"train_val": {"i0", "i1", "i2"}, "test": {"i3", "i1"}}, r"twice .* i1 \(train and test"),
-    ({"train_val": {"i0"}, "test": {"i1", "i2", "i3"}}, "cannot fill 2 subsets"),
-    ({"train_val": set(), "test": {"i0", "i1", "i2", "i3"}}, "no images to split"),
-    ({"train": {"i0", "i1"}, "test": {"i2", "i3"}}, "got .'test', 'train'"),
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (None, "no official split: put train_val_list.txt and test_list.txt .* split=patient"),
+        ({"train_val": {"i0", "i1"}, "test": {"i2"}}, "1 of 4 images are in no list .* is i3"),
+        ({"train_val": {"i0", "i1", "i2"}, "test": {"i3", "i1"}}, r"twice .* i1 \(train and test"),
+        ({"train_val": {"i0"}, "test": {"i1", "i2", "i3"}}, "cannot fill 2 subsets"),
+        ({"train_val": set(), "test": {"i0", "i1", "i2", "i3"}}, "no images to split"),
+        ({"train": {"i0", "i1"}, "test": {"i2", "i3"}}, "got .'test', 'train'"),
+    ],
 )
 def test_official_split_refuses(lists, message: str) -> None:
     with pytest.raises(xl.SplitError, match=message):
@@ -277,12 +283,14 @@ def test_csv_split_needs_a_table(lists) -> None:
         xl.csv_split(FOUR, lists)
 
 
-@pytest.mark.cases(
-    "text, error, message",
-    ("image,part\ni0,train\n", xl.TableError, "lacks 1 column: 'split'"),
-    ("image,split\ni0,train\ni0,val\n", xl.TableError, "the first is i0 in rows 2 and 3"),
-    ("image,split\ni0,holdout\n", xl.TableError, "row 2: 'split' is 'holdout', not train, val"),
-    ("image,split\ni0,train\ni1,val\ni2,test\n", xl.SplitError, "1 of 4 .* no list .* i3"),
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("image,part\ni0,train\n", xl.TableError, "lacks 1 column: 'split'"),
+        ("image,split\ni0,train\ni0,val\n", xl.TableError, "the first is i0 in rows 2 and 3"),
+        ("image,split\ni0,holdout\n", xl.TableError, "row 2: 'split' is 'holdout', not train, val"),
+        ("image,split\ni0,train\ni1,val\ni2,test\n", xl.SplitError, "1 of 4 .* no list .* i3"),
+    ],
 )
 def test_csv_split_refuses(tmp_path: Path, text: str, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
@@ -343,11 +351,13 @@ def test_without_a_list_for_validation_it_is_carved_by_patient(tmp_path: Path) -
     assert split.settings["val_fraction"] == 0.2
 
 
-@pytest.mark.cases(
-    "lists, message, counts",
-    ({"train": "i0\ni1", "val": "i2", "test": "i3"}, "1 patients have images in", (0, 1)),
-    ({"train": "i0\ni1", "val": "i2", "test": "i3\ni0"}, "1 images stand twice", (1, 1)),
-    ({"train": "i0", "val": "i2", "test": "i3"}, "1 of 4 images are in no list .* i1", (0, 0)),
+@pytest.mark.parametrize(
+    ("lists", "message", "counts"),
+    [
+        ({"train": "i0\ni1", "val": "i2", "test": "i3"}, "1 patients have images in", (0, 1)),
+        ({"train": "i0\ni1", "val": "i2", "test": "i3\ni0"}, "1 images stand twice", (1, 1)),
+        ({"train": "i0", "val": "i2", "test": "i3"}, "1 of 4 images are in no list .* i1", (0, 0)),
+    ],
 )
 def test_a_faulty_split_is_refused_with_what_it_is(tmp_path, lists, message, counts) -> None:
     """Whoever only counts gets it from the error; i1 and i3 are of one patient."""

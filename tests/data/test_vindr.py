@@ -124,16 +124,18 @@ def test_films(tmp_path: Path, write_dicom: Callable[..., Path]) -> None:
         Vindr(root)
 
 
-@pytest.mark.cases(
-    "row, message",
-    ("a,Cough,3,R9,1,2,3,4", "'Cough' of 'a': not one of Aortic enlargement"),
-    (",Cardiomegaly,3,R9,1,2,3,4", "'Cardiomegaly' of ''"),
-    ("a,Cardiomegaly,3,R9,,,,", r"row 12: 'Cardiomegaly' with .* \(nan, nan, nan, nan\)"),
-    ("a,Cardiomegaly,3,R9,5,2,5,4", r"'Cardiomegaly' with .* \(5.0, 2.0, 5.0, 4.0\)"),
-    ("a,Cardiomegaly,3,R9,-1,2,5,4", r"\(-1.0, 2.0, 5.0, 4.0\)"),
-    ("c,No finding,14,R9,1,2,5,4", "'No finding' with .*a finding has a box"),
-    ("b,Cardiomegaly,3,R1,1,2,30,31", "no box stands twice"),
-    ("a,Cardiomegaly,3,R9,x,2,3,4", "'x_min' is 'x', not a number"),
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a,Cough,3,R9,1,2,3,4", "'Cough' of 'a': not one of Aortic enlargement"),
+        (",Cardiomegaly,3,R9,1,2,3,4", "'Cardiomegaly' of ''"),
+        ("a,Cardiomegaly,3,R9,,,,", r"row 12: 'Cardiomegaly' with .* \(nan, nan, nan, nan\)"),
+        ("a,Cardiomegaly,3,R9,5,2,5,4", r"'Cardiomegaly' with .* \(5.0, 2.0, 5.0, 4.0\)"),
+        ("a,Cardiomegaly,3,R9,-1,2,5,4", r"\(-1.0, 2.0, 5.0, 4.0\)"),
+        ("c,No finding,14,R9,1,2,5,4", "'No finding' with .*a finding has a box"),
+        ("b,Cardiomegaly,3,R1,1,2,30,31", "no box stands twice"),
+        ("a,Cardiomegaly,3,R9,x,2,3,4", "'x_min' is 'x', not a number"),
+    ],
 )
 def test_rows_that_cannot_be(row: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=message):

@@ -95,17 +95,19 @@ def test_films_and_patients(folder: str, tmp_path: Path) -> None:
             source.mask(record, label)
 
 
-@pytest.mark.cases(
-    "change, message",
-    ({"syms": ["Cough"]}, "entry 3: .* unknown label 'Cough'"),
-    ({"syms": []}, "entry 3: file_name, syms, .* are not as published: ValueError"),
-    ({"file_name": "8.png"}, "entry 3: '8.png' stands twice"),
-    ({"boxes": [[5, 5, 5, 9]]}, r"box \[5, 5, 5, 9\] of Mass has no area"),
-    ({"boxes": [[5, 5, 9, SIDE + 1]]}, "of Mass has no area in 1024 x 1024 px"),
-    ({"polygons": [BEAN[:2]]}, "polygon of Mass with 2 points"),
-    ({"polygons": [[[-1, 2], *BEAN]]}, "polygon of Mass with 7 points, or outside 1024 px"),
-    ({"polygons": [[1, 2, 3]]}, "entry 3: .* ValueError"),
-    ({"polygons": None}, "entry 3: .* TypeError"),
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"syms": ["Cough"]}, "entry 3: .* unknown label 'Cough'"),
+        ({"syms": []}, "entry 3: file_name, syms, .* are not as published: ValueError"),
+        ({"file_name": "8.png"}, "entry 3: '8.png' stands twice"),
+        ({"boxes": [[5, 5, 5, 9]]}, r"box \[5, 5, 5, 9\] of Mass has no area"),
+        ({"boxes": [[5, 5, 9, SIDE + 1]]}, "of Mass has no area in 1024 x 1024 px"),
+        ({"polygons": [BEAN[:2]]}, "polygon of Mass with 2 points"),
+        ({"polygons": [[[-1, 2], *BEAN]]}, "polygon of Mass with 7 points, or outside 1024 px"),
+        ({"polygons": [[1, 2, 3]]}, "entry 3: .* ValueError"),
+        ({"polygons": None}, "entry 3: .* TypeError"),
+    ],
 )
 def test_entries_that_cannot_be(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     wrong = entry("10.png", ("Mass", BEAN)) | change
@@ -193,16 +195,18 @@ def test_films_patients_and_studies(tmp_path, write_dicom, monkeypatch) -> None:
             source.mask(record, label)
 
 
-@pytest.mark.cases(
-    "row, message",
-    ("1.2.3.4,1 2", "row 6: '1.2.3.4' is blank, or its row contradicts"),
-    ("1.2.3.5,-1", "'1.2.3.5' is blank, or its row contradicts"),
-    ("1.2.3.6,-1", "'1.2.3.6' is blank, or its row contradicts or repeats"),
-    (f"1.2.3.5,{run_lengths(ONE)}", "'1.2.3.5' is blank, or its row contradicts or repeats"),
-    (",-1", "'' is blank"),
-    ("a,", "'EncodedPixels' is '', not -1, or pairs of start and length"),
-    ("a,1 2 3", "'EncodedPixels' is '1 2 3', not -1"),
-    *((f"a,{x}", f"is '{x}', not") for x in ("1 0", "-2 3", "1 x", f"5 {SIDE * SIDE}")),
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1.2.3.4,1 2", "row 6: '1.2.3.4' is blank, or its row contradicts"),
+        ("1.2.3.5,-1", "'1.2.3.5' is blank, or its row contradicts"),
+        ("1.2.3.6,-1", "'1.2.3.6' is blank, or its row contradicts or repeats"),
+        (f"1.2.3.5,{run_lengths(ONE)}", "'1.2.3.5' is blank, or its row contradicts or repeats"),
+        (",-1", "'' is blank"),
+        ("a,", "'EncodedPixels' is '', not -1, or pairs of start and length"),
+        ("a,1 2 3", "'EncodedPixels' is '1 2 3', not -1"),
+        *((f"a,{x}", f"is '{x}', not") for x in ("1 0", "-2 3", "1 x", f"5 {SIDE * SIDE}")),
+    ],
 )
 def test_rows_that_cannot_be(row: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(xl.TableError, match=message):

@@ -99,24 +99,26 @@ def test_flip(classifier, net, tmp_path) -> None:
     np.testing.assert_allclose(flipping(images[:, :, ::-1].copy()).scores, wanted, atol=1e-6)
 
 
-@pytest.mark.cases(
-    "images, named",
-    (3, "got int"),
-    ({"a.png"}, "got set"),
-    ([None], "got NoneType"),
-    (np.zeros((32, 32, 3), np.uint8), r"\(32, 32, 3\)"),
-    (np.zeros(9, np.uint8), r"\(9,\)"),
-    (np.zeros((0, 4), np.uint8), r"\(0, 4\)"),
-    (np.zeros((1, 2, 32, 32), np.uint8), "Give paths, arrays or"),
-    (np.zeros((8, 8), np.uint16), "uint16 does not say which value is white"),
-    (np.zeros((8, 8), bool), "got bool"),
-    (np.full((8, 8), 255.0), "got 255.0 to 255.0"),
-    (np.full((8, 8), -0.1), "got -0.1"),
-    (np.full((8, 8), np.nan), "got nan"),
-    ("nowhere.png", "nowhere.png: cannot be opened"),
-    (np.full((8, 8), 1 + 1j), "got complex128"),
-    (Pil.new("I", (8, 8)), "PIL image of mode I does not say which value is white"),
-    (Pil.new("CMYK", (8, 8)), "PIL image of mode CMYK"),
+@pytest.mark.parametrize(
+    ("images", "named"),
+    [
+        (3, "got int"),
+        ({"a.png"}, "got set"),
+        ([None], "got NoneType"),
+        (np.zeros((32, 32, 3), np.uint8), r"\(32, 32, 3\)"),
+        (np.zeros(9, np.uint8), r"\(9,\)"),
+        (np.zeros((0, 4), np.uint8), r"\(0, 4\)"),
+        (np.zeros((1, 2, 32, 32), np.uint8), "Give paths, arrays or"),
+        (np.zeros((8, 8), np.uint16), "uint16 does not say which value is white"),
+        (np.zeros((8, 8), bool), "got bool"),
+        (np.full((8, 8), 255.0), "got 255.0 to 255.0"),
+        (np.full((8, 8), -0.1), "got -0.1"),
+        (np.full((8, 8), np.nan), "got nan"),
+        ("nowhere.png", "nowhere.png: cannot be opened"),
+        (np.full((8, 8), 1 + 1j), "got complex128"),
+        (Pil.new("I", (8, 8)), "PIL image of mode I does not say which value is white"),
+        (Pil.new("CMYK", (8, 8)), "PIL image of mode CMYK"),
+    ],
 )
 def test_not_a_radiograph(images: Any, named: str, classifier: Classifier) -> None:
     with pytest.raises(xl.InvalidImageError, match=named):
@@ -126,23 +128,25 @@ def test_not_a_radiograph(images: Any, named: str, classifier: Classifier) -> No
 WHOLE = np.linspace(0, 255, 1200).round().astype(np.uint8).reshape(30, 40)
 
 
-@pytest.mark.cases(
-    "image, value_range",
-    (WHOLE.astype(np.int16) - 128, (-128, 127)),
-    (WHOLE.astype(np.uint16) * 257, (0, 65535)),
-    (WHOLE.astype(np.int64) * 10**6, (0, 255 * 10**6)),
-    (WHOLE.astype(np.float64) * 40 - 1000, (-1000, 9200)),
-    ((WHOLE / 255).astype(np.float16), None),
-    (torch.from_numpy(WHOLE / 255), None),
-    (torch.from_numpy(WHOLE)[None, None], None),
-    (torch.from_numpy(WHOLE)[None], None),
-    (torch.from_numpy(WHOLE / 255).to(torch.float32).requires_grad_(), None),
-    (torch.from_numpy(WHOLE).to(torch.bfloat16), (0, 255)),  # 255 levels: whole numbers to 256
-    (Pil.fromarray(WHOLE), None),
-    (Pil.fromarray(WHOLE.astype(np.uint16) * 257), None),
-    (Pil.fromarray(np.stack([WHOLE] * 3, axis=2)), None),
-    (Pil.fromarray(WHOLE).convert("RGBA"), None),
-    (Pil.fromarray(WHOLE).convert("P"), None),
+@pytest.mark.parametrize(
+    ("image", "value_range"),
+    [
+        (WHOLE.astype(np.int16) - 128, (-128, 127)),
+        (WHOLE.astype(np.uint16) * 257, (0, 65535)),
+        (WHOLE.astype(np.int64) * 10**6, (0, 255 * 10**6)),
+        (WHOLE.astype(np.float64) * 40 - 1000, (-1000, 9200)),
+        ((WHOLE / 255).astype(np.float16), None),
+        (torch.from_numpy(WHOLE / 255), None),
+        (torch.from_numpy(WHOLE)[None, None], None),
+        (torch.from_numpy(WHOLE)[None], None),
+        (torch.from_numpy(WHOLE / 255).to(torch.float32).requires_grad_(), None),
+        (torch.from_numpy(WHOLE).to(torch.bfloat16), (0, 255)),  # 255 levels: whole numbers to 256
+        (Pil.fromarray(WHOLE), None),
+        (Pil.fromarray(WHOLE.astype(np.uint16) * 257), None),
+        (Pil.fromarray(np.stack([WHOLE] * 3, axis=2)), None),
+        (Pil.fromarray(WHOLE).convert("RGBA"), None),
+        (Pil.fromarray(WHOLE).convert("P"), None),
+    ],
 )
 def test_any_type_with_its_range(image, value_range, classifier) -> None:
     """The same picture, to the last bit, whatever holds it."""
@@ -222,13 +226,15 @@ def test_threads_share_a_classifier(classifier: Classifier) -> None:
                 np.testing.assert_array_equal(found[1], alone[1])
 
 
-@pytest.mark.cases(
-    "settings, error, named",
-    ({"points": "nowhere.json"}, xl.DataNotFoundError, "points=nowhere.json: no such file"),
-    ({"points": "none", "prior": 0.1}, xl.ConfigError, "no calibration is there for all"),
-    ({"prior": {"Edema": 0.1}}, xl.ConfigError, "'Edema' is not a label here"),
-    ({"prior": {"Nodule": 0.1}}, xl.ConfigError, "fewer than 10 positives"),
-    ({"rule": "f1"}, xl.ConfigError, "rule: nothing is fitted with points=checkpoint"),
+@pytest.mark.parametrize(
+    ("settings", "error", "named"),
+    [
+        ({"points": "nowhere.json"}, xl.DataNotFoundError, "points=nowhere.json: no such file"),
+        ({"points": "none", "prior": 0.1}, xl.ConfigError, "no calibration is there for all"),
+        ({"prior": {"Edema": 0.1}}, xl.ConfigError, "'Edema' is not a label here"),
+        ({"prior": {"Nodule": 0.1}}, xl.ConfigError, "fewer than 10 positives"),
+        ({"rule": "f1"}, xl.ConfigError, "rule: nothing is fitted with points=checkpoint"),
+    ],
 )
 def test_readings_that_cannot_be(settings, error, named, checkpoint_with_points) -> None:
     with pytest.raises(error, match=named):

@@ -43,17 +43,19 @@ def gated(gate: Gate, net: xl.XrayNet, tmp_path):
     return xl.load_classifier(path, device="cpu")
 
 
-@pytest.mark.cases(
-    "told, reason",
-    ({"Modality": "MR"}, "another modality: Modality MR, not CR, DX or RG"),
-    ({"Modality": "JANE"}, "another modality: Modality unknown, not CR, DX or RG"),
-    ({"ViewPosition": "RLO"}, "not a frontal film: ViewPosition RLO, not one of AP, LL, PA"),
-    ({"BodyPartExamined": "JANE"}, "not the chest: BodyPartExamined names another part"),
-    ({"PatientAge": "007Y"}, "too young: 7 years, the youngest of training 18"),
-    ({"PatientAge": "003M"}, "too young: 0.25 years, the youngest of training 18"),
-    ({"Modality": "DX", "ViewPosition": "PA", "BodyPartExamined": "CHEST"}, None),
-    ({"ViewPosition": "LATERAL", "BodyPartExamined": "TORAX", "PatientAge": "018Y"}, None),
-    ({"Modality": ""}, None),  # unknown is not wrong
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"Modality": "MR"}, "another modality: Modality MR, not CR, DX or RG"),
+        ({"Modality": "JANE"}, "another modality: Modality unknown, not CR, DX or RG"),
+        ({"ViewPosition": "RLO"}, "not a frontal film: ViewPosition RLO, not one of AP, LL, PA"),
+        ({"BodyPartExamined": "JANE"}, "not the chest: BodyPartExamined names another part"),
+        ({"PatientAge": "007Y"}, "too young: 7 years, the youngest of training 18"),
+        ({"PatientAge": "003M"}, "too young: 0.25 years, the youngest of training 18"),
+        ({"Modality": "DX", "ViewPosition": "PA", "BodyPartExamined": "CHEST"}, None),
+        ({"ViewPosition": "LATERAL", "BodyPartExamined": "TORAX", "PatientAge": "018Y"}, None),
+        ({"Modality": ""}, None),  # unknown is not wrong
+    ],
 )
 def test_headers(told, reason, gated, write_dicom, tmp_path) -> None:
     path, wanted = write_dicom(tmp_path / "a.dcm", FILM, **told), (reason,) if reason else ()

@@ -320,12 +320,14 @@ def test_cut_anywhere(last: str, tmp_path: Path) -> None:
         assert (tmp_path / "predictions.csv").read_bytes() == whole
 
 
-@pytest.mark.cases(
-    "text, row",
-    ("file,score_Mass,score_Nodule\n/a,1,1\n", 1),  # of an earlier version
-    (",".join(reversed(HEADER)), 1),
-    (",".join(HEADER) + "\n/a,s,,1\n/b,s,,1,,,1,,\n", 2),
-    (",".join(HEADER) + "\n/a,s,,1,,,1,,,1\n", 2),
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("file,score_Mass,score_Nodule\n/a,1,1\n", 1),  # of an earlier version
+        (",".join(reversed(HEADER)), 1),
+        (",".join(HEADER) + "\n/a,s,,1\n/b,s,,1,,,1,,\n", 2),
+        (",".join(HEADER) + "\n/a,s,,1,,,1,,,1\n", 2),
+    ],
 )
 def test_a_table_of_another_maker(text: str, row: int, tmp_path: Path) -> None:
     (tmp_path / "predictions.csv").write_text(text.rstrip("\n") + "\n")

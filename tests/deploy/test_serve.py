@@ -86,21 +86,23 @@ LONG = FILM + bytes(2 * 10**6)
 HUGE = FILM[:12] + SIZES + zlib.crc32(SIZES).to_bytes(4) + FILM[33:]
 
 
-@pytest.mark.cases(
-    "requests, status, words",
-    ([b"", b"John Doe", {"data": {"file": "text"}, "files": {}}], 415, "no DICOM, PNG"),
-    ([FILM[:-20]], 422, "truncated"),
-    ([FILM[:50] + b"?" + FILM[51:]], 422, "wrong checksum"),
-    ([b"BM" + bytes(20)], 422, "damaged header"),
-    ([bytes(128) + b"DICM" + bytes(60)], 422, "its header|TransferSyntax"),
-    ([{"files": [("file", ("a", FILM)), ("file", ("b", FILM))]}], 422, "not one file"),
-    ([{"content": b"x", "headers": {"content-type": "multipart/form-data"}}], 422, "one file"),
-    ([{"content": FILM, "url": "/v1/predict?maps=often"}], 422, "true or false"),
-    ([{"content": FILM, "url": "/v1/predict?model=best"}], 404, "bare or fitted"),
-    ([LONG, {"files": {"file": LONG}}], 413, "more than 2 MB"),
-    ([LARGE, HUGE, WIDE], 413, "more than 1 million pixels"),
-    (["/v1/predict"], 404, "Not Found"),
-    ([{"url": "/v1/none"}], 405, "Not Allowed"),
+@pytest.mark.parametrize(
+    ("requests", "status", "words"),
+    [
+        ([b"", b"John Doe", {"data": {"file": "text"}, "files": {}}], 415, "no DICOM, PNG"),
+        ([FILM[:-20]], 422, "truncated"),
+        ([FILM[:50] + b"?" + FILM[51:]], 422, "wrong checksum"),
+        ([b"BM" + bytes(20)], 422, "damaged header"),
+        ([bytes(128) + b"DICM" + bytes(60)], 422, "its header|TransferSyntax"),
+        ([{"files": [("file", ("a", FILM)), ("file", ("b", FILM))]}], 422, "not one file"),
+        ([{"content": b"x", "headers": {"content-type": "multipart/form-data"}}], 422, "one file"),
+        ([{"content": FILM, "url": "/v1/predict?maps=often"}], 422, "true or false"),
+        ([{"content": FILM, "url": "/v1/predict?model=best"}], 404, "bare or fitted"),
+        ([LONG, {"files": {"file": LONG}}], 413, "more than 2 MB"),
+        ([LARGE, HUGE, WIDE], 413, "more than 1 million pixels"),
+        (["/v1/predict"], 404, "Not Found"),
+        ([{"url": "/v1/none"}], 405, "Not Allowed"),
+    ],
 )
 def test_refusals(models, write_dicom, tmp_path, requests, status, words) -> None:
     app = create_app(models, ServeLimits(megabytes=2, megapixels=1))

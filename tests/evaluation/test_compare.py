@@ -120,26 +120,30 @@ def test_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
     assert "identical" in xray("compare", tmp_path / "fold[1]", tmp_path / "fold1", "draws=20")
 
 
-@pytest.mark.cases(
-    "other, message",
-    (predictions(1.0, images=299), "score different test images"),
-    (replace(WEAK, labels=("Mass", "Hernia")), "different labels"),
-    (replace(WEAK, targets=1 - WEAK.targets), "other patients or targets"),
-    (replace(WEAK, patient_ids=WEAK.image_ids), "different label tables"),
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (predictions(1.0, images=299), "score different test images"),
+        (replace(WEAK, labels=("Mass", "Hernia")), "different labels"),
+        (replace(WEAK, targets=1 - WEAK.targets), "other patients or targets"),
+        (replace(WEAK, patient_ids=WEAK.image_ids), "different label tables"),
+    ],
 )
 def test_what_is_refused(other: Predictions, message: str) -> None:
     with pytest.raises(TableError, match=rf"first\[0\].* and second\[0\].*{message}"):
         compare(STRONG, other)
 
 
-@pytest.mark.cases(
-    "first, second, told",
-    (STRONG, WEAK, "A is superior to B, margin 0.02 stated before (mean AUROC"),
-    (WEAK, STRONG, "A is inferior to B, margin 0.02"),
-    (predictions(0.5, 0), WEAK, "(Holm): superior: Mass, Nodule"),
-    (predictions(0.5, 0), predictions(0.5, 3), "patients like these would decide in 80 %"),
-    ([predictions(0.5, 0)] * 2, predictions(0.5, 3), "is not extrapolated: seeds differ"),
-    (STRONG, STRONG, "untested, margin 0.02 stated before: identical scores need no test"),
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (STRONG, WEAK, "A is superior to B, margin 0.02 stated before (mean AUROC"),
+        (WEAK, STRONG, "A is inferior to B, margin 0.02"),
+        (predictions(0.5, 0), WEAK, "(Holm): superior: Mass, Nodule"),
+        (predictions(0.5, 0), predictions(0.5, 3), "patients like these would decide in 80 %"),
+        ([predictions(0.5, 0)] * 2, predictions(0.5, 3), "is not extrapolated: seeds differ"),
+        (STRONG, STRONG, "untested, margin 0.02 stated before: identical scores need no test"),
+    ],
 )
 def test_a_margin_is_stored_with_its_verdict(first, second, told: str) -> None:
     found = compare(first, second, draws=100, margin=0.02)

@@ -88,7 +88,9 @@ def test_shards_become_one_table() -> None:
     np.testing.assert_array_equal(assemble_scores(shards[::-1], 7), scores)
 
 
-@pytest.mark.cases("positions, rows", ([0, 2], 2), ([0, 1, 1], 3), ([1, 2, 3], 3), ([0, 1, 2], 2))
+@pytest.mark.parametrize(
+    ("positions", "rows"), [([0, 2], 2), ([0, 1, 1], 3), ([1, 2, 3], 3), ([0, 1, 2], 2)]
+)
 def test_an_image_that_is_not_scored_once(positions: list[int], rows: int) -> None:
     shards = [(positions, np.zeros((rows, 1), np.float32))]
     match = rf"each of 3 images must be scored once, got {rows} scores for {len(positions)} pos"
@@ -172,18 +174,21 @@ def points() -> xl.OperatingPoints:
     return xl.fit_operating_points(predictions((0.3, 0.3, 0.001), 0), draws=2)
 
 
-@pytest.mark.cases(
-    "text, value",
-    *((word, word) for word in ("validation", "estimate", "force_estimate")),
-    ("0.02", 0.02),
-    ("{Mass: 0.05,Lung Opacity:0.2}", {"Mass": 0.05, "Lung Opacity": 0.2}),
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *((word, word) for word in ("validation", "estimate", "force_estimate")),
+        ("0.02", 0.02),
+        ("{Mass: 0.05,Lung Opacity:0.2}", {"Mass": 0.05, "Lung Opacity": 0.2}),
+    ],
 )
 def test_what_can_be_asked_for(text: str, value) -> None:
     assert require_prior(read_value("prior", text)) == require_prior(value) == value
 
 
-@pytest.mark.cases(
-    "text", "often", "0", "1", "1.0", "-0.1", "true", "{}", "{Mass: often}", "[0.1]", "{Mass", "nan"
+@pytest.mark.parametrize(
+    "text",
+    ["often", "0", "1", "1.0", "-0.1", "true", "{}", "{Mass: often}", "[0.1]", "{Mass", "nan"],
 )
 def test_what_cannot(text: str) -> None:
     with pytest.raises(xl.ConfigError, match="prior"):

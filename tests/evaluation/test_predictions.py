@@ -71,22 +71,24 @@ def test_shapes_must_belong_together() -> None:
 HEADER = "image,patient,target_a,score_a\n"
 
 
-@pytest.mark.cases(
-    "text, match",
-    ("image,patient,target_a\n,1,1\n", "lacks 1 column: 'score_<label>'"),
-    ("image,patient,score_a\n,1,1\n", "lacks 1 column: 'target_a'"),
-    ("target_a,score_a\n,1\n", "lacks 2 columns: 'image', 'patient'"),
-    *(
-        (f"x,1,0,{bad}\n", rf"p\.csv, row 2: 'score_a' is '{bad}', not a score in \[0, 1\]")
-        for bad in ("nan", "inf", "2.5", "-1", "", "high")
-    ),
-    ("x,1,2,0.5\n", "row 2: 'target_a' is '2', not 1, 0 or blank"),
-    ("x,,1,0.5\n", "row 2: 'patient' is blank"),
-    ("x,1,1,0.5\nx,1,1,0.5\n", "repeats images in 1 row, the first is x in rows 2 and 3"),
-    (",1,1,0.5\n", "row 2: 'image' is blank"),
-    ("x,1,1,0.5\ny,1,1,0.12", "is cut off inside its last row"),
-    ("x,1,1,0.5\ny,1,1\n", "row 3 has 3 cells, the header names 4 columns"),
-    ("", "is empty"),
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("image,patient,target_a\n,1,1\n", "lacks 1 column: 'score_<label>'"),
+        ("image,patient,score_a\n,1,1\n", "lacks 1 column: 'target_a'"),
+        ("target_a,score_a\n,1\n", "lacks 2 columns: 'image', 'patient'"),
+        *(
+            (f"x,1,0,{bad}\n", rf"p\.csv, row 2: 'score_a' is '{bad}', not a score in \[0, 1\]")
+            for bad in ("nan", "inf", "2.5", "-1", "", "high")
+        ),
+        ("x,1,2,0.5\n", "row 2: 'target_a' is '2', not 1, 0 or blank"),
+        ("x,,1,0.5\n", "row 2: 'patient' is blank"),
+        ("x,1,1,0.5\nx,1,1,0.5\n", "repeats images in 1 row, the first is x in rows 2 and 3"),
+        (",1,1,0.5\n", "row 2: 'image' is blank"),
+        ("x,1,1,0.5\ny,1,1,0.12", "is cut off inside its last row"),
+        ("x,1,1,0.5\ny,1,1\n", "row 3 has 3 cells, the header names 4 columns"),
+        ("", "is empty"),
+    ],
 )
 def test_bad_tables(text: str, match: str, tmp_path) -> None:
     (tmp_path / "p.csv").write_text(text if "_a\n" in text else HEADER + text)
@@ -139,12 +141,14 @@ def write(folder, text: str):
     return folder / "scores.csv"
 
 
-@pytest.mark.cases(
+@pytest.mark.parametrize(
     "header",
-    "Image Index,Mass,Pleural_Thickening",
-    "file,prob_Mass,prob_Pleural_Thickening",
-    "id,pred mass,pred Pleural Thickening",
-    "x,MASS,pleural thickening",
+    [
+        "Image Index,Mass,Pleural_Thickening",
+        "file,prob_Mass,prob_Pleural_Thickening",
+        "id,pred mass,pred Pleural Thickening",
+        "x,MASS,pleural thickening",
+    ],
 )
 @pytest.mark.parametrize("style", ["{}", "images/{}", "C:\\nih\\{}"])
 def test_names_and_ids(header: str, style: str, tmp_path) -> None:
@@ -202,16 +206,18 @@ REFUSED = [  # of both names
 ]
 
 
-@pytest.mark.cases(
-    "labels, text, match",
-    *((NAMES, *row) for row in REFUSED),
-    # which of two columns; the last number of a UID is no ending
-    ("A", "number,name,A\n1,0,1\n0,3,1\n", "'number' and 'name' may both be the image ids"),
-    ("A", "number,name,A\n1,0,1\n0,img/3.png,1\n", "'number' and 'name' may both be the image"),
-    ("A", "image,A\n1.2.826.0.2,.5\n1.2.826.1.2,.5\n", r"no column .*\('1\.2\.826\.0\.2'\)"),
-    ("A", "image,A\n1.2.826.0.1,.5\n1.2.826.1.2,.5\n", r"1 of 2 ids .*: 1\.2\.826\.1\.2\."),
-    (SIGNS[:2], "image,covid +,covid -\n0.png,1,1\n", "two columns for one label"),
-    (["Mass"], "image,a_Mass,b_mass\n0.png,1,1\n", r"for each label \(a_Mass or b_mass\)"),
+@pytest.mark.parametrize(
+    ("labels", "text", "match"),
+    [
+        *((NAMES, *row) for row in REFUSED),
+        # which of two columns; the last number of a UID is no ending
+        ("A", "number,name,A\n1,0,1\n0,3,1\n", "'number' and 'name' may both be the image ids"),
+        ("A", "number,name,A\n1,0,1\n0,img/3.png,1\n", "'number' and 'name' may both be the image"),
+        ("A", "image,A\n1.2.826.0.2,.5\n1.2.826.1.2,.5\n", r"no column .*\('1\.2\.826\.0\.2'\)"),
+        ("A", "image,A\n1.2.826.0.1,.5\n1.2.826.1.2,.5\n", r"1 of 2 ids .*: 1\.2\.826\.1\.2\."),
+        (SIGNS[:2], "image,covid +,covid -\n0.png,1,1\n", "two columns for one label"),
+        (["Mass"], "image,a_Mass,b_mass\n0.png,1,1\n", r"for each label \(a_Mass or b_mass\)"),
+    ],
 )
 def test_what_is_refused(labels, text: str, match: str, tmp_path) -> None:
     with pytest.raises(TableError, match=match):

@@ -22,7 +22,9 @@ RNG = np.random.default_rng(0)
 RESNET = {7: Grid(0.0, 32.0)}
 
 
-@pytest.mark.cases("shape, size", ((7, 7), 224), ((5, 9), 33), ((1, 1), 8), ((4, 3), (40, 30)))
+@pytest.mark.parametrize(
+    ("shape", "size"), [((7, 7), 224), ((5, 9), 33), ((1, 1), 8), ((4, 3), (40, 30))]
+)
 def test_even_cells_as_torch_enlarges_them_and_at_its_own_size_a_map_stays(shape, size) -> None:
     maps = RNG.standard_normal((2, *shape), dtype=np.float32)
     theirs = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear")
@@ -122,15 +124,17 @@ class Layers(nn.Module):
         return features
 
 
-@pytest.mark.cases(
-    "layers, cells, grid",
-    ([nn.Conv2d(1, 1, 5, stride=3, padding=1, dilation=2)], 9, Grid(3.0, 3.0)),
-    ([nn.MaxPool2d(3, 2, padding=1)], 17, Grid(0.0, 2.0)),
-    ([nn.MaxPool2d(2, dilation=3, stride=4)], 8, Grid(1.5, 4.0)),
-    ([nn.AvgPool2d(4)], 8, Grid(1.5, 4.0)),
-    ([nn.ZeroPad2d((0, 0, 3, 1)), nn.AvgPool2d(2)], 18, Grid(-2.5, 2.0)),
-    ([nn.ReflectionPad2d(2)], 37, Grid(-2.0, 1.0)),
-    ([nn.ReplicationPad2d(1), nn.AvgPool2d(2, 2)], 17, Grid(-0.5, 2.0)),
+@pytest.mark.parametrize(
+    ("layers", "cells", "grid"),
+    [
+        ([nn.Conv2d(1, 1, 5, stride=3, padding=1, dilation=2)], 9, Grid(3.0, 3.0)),
+        ([nn.MaxPool2d(3, 2, padding=1)], 17, Grid(0.0, 2.0)),
+        ([nn.MaxPool2d(2, dilation=3, stride=4)], 8, Grid(1.5, 4.0)),
+        ([nn.AvgPool2d(4)], 8, Grid(1.5, 4.0)),
+        ([nn.ZeroPad2d((0, 0, 3, 1)), nn.AvgPool2d(2)], 18, Grid(-2.5, 2.0)),
+        ([nn.ReflectionPad2d(2)], 37, Grid(-2.0, 1.0)),
+        ([nn.ReplicationPad2d(1), nn.AvgPool2d(2, 2)], 17, Grid(-0.5, 2.0)),
+    ],
 )
 def test_one_layer_by_hand(layers: list[nn.Module], cells: int, grid: Grid) -> None:
     net = Layers(nn.Conv2d(1, 1, 1), *layers)

@@ -192,10 +192,12 @@ MAPS = np.zeros((2, 3, 3), np.float32)
 PLAIN = localisation.AnnotatedMaps({"cam": MAPS}, [[(0, 0, 4, 4)], [(1, 1, 4, 4)]], ["a", "b"])
 
 
-@pytest.mark.cases(
-    "change, message",
-    ({"masks": np.arange(2)[:, None, None] * np.ones((2, 8, 8)) > 0}, "a mask is empty"),
-    ({"maps": {"cam": MAPS + np.float32(np.nan)}}, "maps of 'cam' must be finite, 18 values"),
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masks": np.arange(2)[:, None, None] * np.ones((2, 8, 8)) > 0}, "a mask is empty"),
+        ({"maps": {"cam": MAPS + np.float32(np.nan)}}, "maps of 'cam' must be finite, 18 values"),
+    ],
 )
 def test_what_cannot_be_scored(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

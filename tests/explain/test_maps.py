@@ -22,8 +22,9 @@ def cut(images: Tensor, method: str) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.cases(
-    "backbone, head", *(("test_resnet", head) for head in sorted(HEADS)), ("test_vit", "average")
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [*(("test_resnet", head) for head in sorted(HEADS)), ("test_vit", "average")],
 )
 def test_what_the_heads_find(backbone: str, head: str, network: Build, images: Tensor) -> None:
     """``cam`` is the head's own map; what it means (Zhou's eq. 2) is checked with the heads."""
@@ -51,10 +52,12 @@ def test_backbones_of_the_configs(backbone: str, network: Build) -> None:
     assert (pixels.amax(dim=(1, 2)) > 0).all()
 
 
-@pytest.mark.cases(
-    "head, method",
-    *((head, method) for head in sorted(HEADS) for method in (*ON_FEATURES, "gradient")),
-    *(("pcam", method) for method in METHODS[-2:]),
+@pytest.mark.parametrize(
+    ("head", "method"),
+    [
+        *((head, method) for head in sorted(HEADS) for method in (*ON_FEATURES, "gradient")),
+        *(("pcam", method) for method in METHODS[-2:]),
+    ],
 )
 def test_chosen_labels(head: str, method: str, network: Build, images: Tensor) -> None:
     """Names and positions in any order, each the label's own map."""
@@ -134,12 +137,14 @@ NO_SHAPE = r"expected images of shape \(B, 1, H, W\), got \(1, "
 NO_METHOD = r"method must be one of cam, gradcam, gradcam\+\+, .*, occlusion, cbam, got 'lime'"
 
 
-@pytest.mark.cases(
-    "settings, message",
-    *(({"labels": [label]}, NOT_KNOWN) for label in ("Hernia", 3, -1, None)),
-    *(({"labels": labels}, NO_LIST) for labels in ("Mass", [])),
-    ({"method": "lime"}, NO_METHOD),
-    *(({"images": torch.rand(s)}, NO_SHAPE) for s in ((1, 32, 32), (1, 3, 32, 32))),
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        *(({"labels": [label]}, NOT_KNOWN) for label in ("Hernia", 3, -1, None)),
+        *(({"labels": labels}, NO_LIST) for labels in ("Mass", [])),
+        ({"method": "lime"}, NO_METHOD),
+        *(({"images": torch.rand(s)}, NO_SHAPE) for s in ((1, 32, 32), (1, 3, 32, 32))),
+    ],
 )
 def test_what_cannot_be_mapped(settings: Any, message: str, network: Build, images: Tensor) -> None:
     with pytest.raises(ConfigError, match=message):

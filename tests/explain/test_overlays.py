@@ -18,22 +18,26 @@ BOXED = np.array([0, 1, 0, 0, 0, 1, 0], bool)
 data = data_fixture(60, size=64, batch_size=16)  # each finding is in validation
 
 
-@pytest.mark.cases(
-    "rule, rows",
-    ("fixed", [0, 1, 5, 6]),
-    ("boxes", [1, 5]),
-    ("confident", [0, 4, 2, 3, 5, 1]),
-    ("errors", [1, 2, 5, 3, 0]),  # missed, falsely called, and so on in turn
+@pytest.mark.parametrize(
+    ("rule", "rows"),
+    [
+        ("fixed", [0, 1, 5, 6]),
+        ("boxes", [1, 5]),
+        ("confident", [0, 4, 2, 3, 5, 1]),
+        ("errors", [1, 2, 5, 3, 0]),  # missed, falsely called, and so on in turn
+    ],
 )
 def test_rows_of_a_rule(rule: str, rows: list[int]) -> None:
     assert order_rows(rule, SCORES, TARGETS, BOXED).tolist() == rows
 
 
-@pytest.mark.cases(
-    "settings, message",
-    ({"rule": "best"}, "rule must be one of fixed, confident, errors, boxes, got 'best'"),
-    ({"images": 0}, "images must be an integer of at least 1, got 0"),
-    ({"images": "2"}, "images must be an integer of at least 1, got '2'"),
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": "best"}, "rule must be one of fixed, confident, errors, boxes, got 'best'"),
+        ({"images": 0}, "images must be an integer of at least 1, got 0"),
+        ({"images": "2"}, "images must be an integer of at least 1, got '2'"),
+    ],
 )
 def test_a_choice_that_cannot_work(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -151,7 +151,9 @@ def test_integrated_gradients_as_a_sum(network: Build, images) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.cases("shape, patch, stride", ((33, 50), 4, 2), ((27, 30), 3, 1), ((7, 9), 1, 1))
+@pytest.mark.parametrize(
+    ("shape", "patch", "stride"), [((33, 50), 4, 2), ((27, 30), 3, 1), ((7, 9), 1, 1)]
+)
 def test_occlusion_pixel_by_pixel(shape, patch, stride, network, images) -> None:
     """Sides that the patches do not divide: the last are cut at the edge."""
     net, columns, places, films = network(), [2, 0], [], []

@@ -73,14 +73,16 @@ def test_nobody_to_test(checkpoint, tmp_path) -> None:
     assert "no finding with an AUROC on validation" in explanation.saliency_missing
 
 
-@pytest.mark.cases(
-    "setting, name",
-    ({"subset": "train"}, "'train'"),
-    ({"methods": ["guess"]}, "'guess'"),
-    ({"label": "Cough"}, "'Cough'"),
-    ({"positives": 1}, "positives"),
-    ({"draws": 0}, "draws"),
-    ({"doubts": 1}, "doubts: neighbours are of other patients, and test has one"),
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ({"subset": "train"}, "'train'"),
+        ({"methods": ["guess"]}, "'guess'"),
+        ({"label": "Cough"}, "'Cough'"),
+        ({"positives": 1}, "positives"),
+        ({"draws": 0}, "draws"),
+        ({"doubts": 1}, "doubts: neighbours are of other patients, and test has one"),
+    ],
 )
 def test_settings_that_cannot_work(setting, name, checkpoint, data, monkeypatch) -> None:
     one = {**data.split.subsets, "test": data.split.subsets["test"][:1]}

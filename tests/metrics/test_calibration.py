@@ -254,11 +254,13 @@ def test_no_slope_where_there_is_none() -> None:
     assert equal.intercept.value == pytest.approx(scipy_logit(0.5) - scipy_logit(0.4))
 
 
-@pytest.mark.cases(
-    "targets, note",
-    ([0.0, 0, 0, np.nan], "no positive and negative"),
-    ([1.0, 1, 0, 0], "a threshold separates"),
-    ([1.0, 0, 1, 0], "all scores are equal"),
+@pytest.mark.parametrize(
+    ("targets", "note"),
+    [
+        ([0.0, 0, 0, np.nan], "no positive and negative"),
+        ([1.0, 1, 0, 0], "a threshold separates"),
+        ([1.0, 0, 1, 0], "all scores are equal"),
+    ],
 )
 def test_why_nothing_is_told_of_calibration(targets, note) -> None:
     scores = np.full(4, 0.5) if "equal" in note else np.array([0.9, 0.8, 0.2, 0.1])

@@ -66,12 +66,14 @@ def coverage(positives: float, samples: int) -> tuple[dict[str, float], float]:
     return {name: float(np.mean(each)) for name, each in held.items()}, float(np.mean(patients))
 
 
-@pytest.mark.cases(
-    "positives, labels, means",
-    (10, (0.982, 0.964, 0.959, 0.999, 0.994, 0.992), (0.965, 0.865, 0.820, 1, 0.980, 0.990)),
-    (20, (0.977, 0.946, 0.951, 0.994, 0.990, 0.993), (0.955, 0.920, 0.900, 1, 0.965, 0.975)),
-    (50, (0.963, 0.938, 0.946, 0.971, 0.967, 0.977), (0.955, 0.895, 0.89, 0.955, 0.945, 0.955)),
-    (1000, (0.936, 0.936, 0.932, 0.937, 0.932, 0.944), (0.945, 0.915, 0.92, 0.9, 0.93, 0.93)),
+@pytest.mark.parametrize(
+    ("positives", "labels", "means"),
+    [
+        (10, (0.982, 0.964, 0.959, 0.999, 0.994, 0.992), (0.965, 0.865, 0.820, 1, 0.980, 0.990)),
+        (20, (0.977, 0.946, 0.951, 0.994, 0.990, 0.993), (0.955, 0.920, 0.900, 1, 0.965, 0.975)),
+        (50, (0.963, 0.938, 0.946, 0.971, 0.967, 0.977), (0.955, 0.895, 0.89, 0.955, 0.945, 0.955)),
+        (1000, (0.936, 0.936, 0.932, 0.937, 0.932, 0.944), (0.945, 0.915, 0.92, 0.9, 0.93, 0.93)),
+    ],
 )
 def test_coverage(positives: float, labels: tuple[float, ...], means: tuple[float, ...]) -> None:
     """As the README states, to the rounding of another NumPy; 0.93 to 0.98 from 20 patients on."""
@@ -121,15 +123,17 @@ def claimed(patients, positives, gains, margin, rng) -> np.ndarray:
     return np.mean(claims, axis=0)
 
 
-@pytest.mark.cases(
-    "patients, positives, gains, stated",
-    (150, 55, (1.1, 1.25), (0.022, 0.0, 0.015, 0.102)),  # 20 positive patients
-    (150, 212, (1.1, 1.25), (0.038, 0.0, 0.016, 0.237)),  # 50
-    (150, 212, (0.8, 1.25), (0.041, 0.041, 0.016, 0.890)),  # 50, a margin of 0.10
-    (150, 55, (2.3, 2.6), (0.044, 0.026, 0.004, 0.240)),  # 20, AUROC 0.98
-    (150, 212, (2.3, 2.6), (0.051, 0.036, 0.007, 0.461)),  # 50
-    (1550, 200, (1.1, 1.25), (0.0475, 0.0475, 0.0175, 0.9175)),  # 500
-    (1550, 200, (2.3, 2.6), (0.0525, 0.0525, 0.0175, 0.9925)),  # 500, AUROC 0.98
+@pytest.mark.parametrize(
+    ("patients", "positives", "gains", "stated"),
+    [
+        (150, 55, (1.1, 1.25), (0.022, 0.0, 0.015, 0.102)),  # 20 positive patients
+        (150, 212, (1.1, 1.25), (0.038, 0.0, 0.016, 0.237)),  # 50
+        (150, 212, (0.8, 1.25), (0.041, 0.041, 0.016, 0.890)),  # 50, a margin of 0.10
+        (150, 55, (2.3, 2.6), (0.044, 0.026, 0.004, 0.240)),  # 20, AUROC 0.98
+        (150, 212, (2.3, 2.6), (0.051, 0.036, 0.007, 0.461)),  # 50
+        (1550, 200, (1.1, 1.25), (0.0475, 0.0475, 0.0175, 0.9175)),  # 500
+        (1550, 200, (2.3, 2.6), (0.0525, 0.0525, 0.0175, 0.9925)),  # 500, AUROC 0.98
+    ],
 )
 def test_a_loss_of_the_margin_is_seldom_called_non_inferior(
     patients: int, positives: float, gains: tuple[float, float], stated: tuple[float, ...]
@@ -206,11 +210,13 @@ def leave_out(patients: int, positives: float) -> np.ndarray:
     return np.mean(rows, axis=0)
 
 
-@pytest.mark.cases(
-    "patients, positives, stated",
-    (170, 48, "902 863 978 953 968 940 927 917 955 935 943 975 953 950, 75 950 88 925"),
-    (170, 170, "925 890 963 930 960 925 945 927 922 955 948 938 922 920, 86 932 94 940"),
-    (1700, 170, "953 945 978 960 955 950 963 945 953 940 945 953 938 950, 99 948 100 975"),
+@pytest.mark.parametrize(
+    ("patients", "positives", "stated"),
+    [
+        (170, 48, "902 863 978 953 968 940 927 917 955 935 943 975 953 950, 75 950 88 925"),
+        (170, 170, "925 890 963 930 960 925 945 927 922 955 948 938 922 920, 86 932 94 940"),
+        (1700, 170, "953 945 978 960 955 950 963 945 953 940 945 953 938 950, 99 948 100 975"),
+    ],
 )
 def test_coverage_of_decisions(patients: int, positives: float, stated: str) -> None:
     """Net benefit at the operating point's score, PPV at 5 %, calibration; conformal sets."""

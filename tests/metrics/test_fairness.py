@@ -20,16 +20,18 @@ FOLLOW_UPS = {0.0: "first", 4.0: "1-4", 20.0: "20+"}
 AGES = {17.9: "0-17", 18.0: "18-39", 80.0: "80+", NAN: "unknown"}
 
 
-@pytest.mark.cases(
-    "facts, dimension, group",
-    ({"sex": "F"}, "sex", "F"),
-    ({}, "sex", "unknown"),
-    *(({"age": age}, "age", group) for age, group in AGES.items()),
-    ({"view": "AP"}, "view", "AP"),
-    *(({"follow_up": number}, "follow-up", group) for number, group in FOLLOW_UPS.items()),
-    ({"sex": "M", "age": 30.0}, "sex and age", "M 18-39"),
-    ({"sex": "M"}, "sex and age", "unknown"),
-    ({"sex": "M", "view": "PA"}, "sex and view", "M PA"),
+@pytest.mark.parametrize(
+    ("facts", "dimension", "group"),
+    [
+        ({"sex": "F"}, "sex", "F"),
+        ({}, "sex", "unknown"),
+        *(({"age": age}, "age", group) for age, group in AGES.items()),
+        ({"view": "AP"}, "view", "AP"),
+        *(({"follow_up": number}, "follow-up", group) for number, group in FOLLOW_UPS.items()),
+        ({"sex": "M", "age": 30.0}, "sex and age", "M 18-39"),
+        ({"sex": "M"}, "sex and age", "unknown"),
+        ({"sex": "M", "view": "PA"}, "sex and view", "M PA"),
+    ],
 )
 def test_groups(facts: dict[str, object], dimension: str, group: str) -> None:
     records = [Record("0.png", "p0", (0.0,), **facts)]  # type: ignore[arg-type]
@@ -214,13 +216,15 @@ def told(seen: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.cases(
-    "patients, loss, stated",
-    (80, 0.0, (32, 0.969, 0.031, 200, 0.975, 0.035, 32, 0.938, 0.062, 32, 0.969, 0.031)),
-    (170, 0.0, (195, 0.974, 0.036, 200, 0.985, 0.03, 195, 0.979, 0.021, 195, 0.99, 0.01)),
-    (1700, 0.0, (100, 0.99, 0.02, 100, 0.97, 0.05, 100, 0.97, 0.03, 100, 1.0, 0.01)),
-    (170, 0.9, (195, 0.964, 0.077, 200, 0.99, 0.03, 195, 0.985, 0.021, 195, 0.985, 0.036)),
-    (1700, 0.9, (100, 1.0, 1.0, 100, 0.97, 0.05, 100, 0.97, 0.03, 100, 1.0, 1.0)),
+@pytest.mark.parametrize(
+    ("patients", "loss", "stated"),
+    [
+        (80, 0.0, (32, 0.969, 0.031, 200, 0.975, 0.035, 32, 0.938, 0.062, 32, 0.969, 0.031)),
+        (170, 0.0, (195, 0.974, 0.036, 200, 0.985, 0.03, 195, 0.979, 0.021, 195, 0.99, 0.01)),
+        (1700, 0.0, (100, 0.99, 0.02, 100, 0.97, 0.05, 100, 0.97, 0.03, 100, 1.0, 0.01)),
+        (170, 0.9, (195, 0.964, 0.077, 200, 0.99, 0.03, 195, 0.985, 0.021, 195, 0.985, 0.036)),
+        (1700, 0.9, (100, 1.0, 1.0, 100, 0.97, 0.05, 100, 0.97, 0.03, 100, 1.0, 1.0)),
+    ],
 )
 def test_the_interval_of_the_largest_gap(patients: int, loss: float, stated: tuple) -> None:
     """Whether it holds the true gap of the pair that seems largest; how often a gap is shown."""

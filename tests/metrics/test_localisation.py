@@ -47,17 +47,19 @@ def test_islands_in_holes_several_thresholds_and_flat_maps() -> None:
     assert localisation.tune_threshold(np.zeros((2, 6, 6), np.float32), [[(1, 1, 3, 3)]] * 2) == 0.1
 
 
-@pytest.mark.cases(
-    "call, values, match",
-    *(
-        (partial(detect_boxes, np.eye(3, dtype=np.float32)), shares, "thresholds are shares of")
-        for shares in ([0.0], [1.1], [0.5, -1], [float("nan")], [])
-    ),
-    *(
-        (lambda box: region_of([box], 8), box, "a box must have area on the square of 8 px")
-        for box in ((0, 0, 0, 5), (0, 0, 5, -1), (8, 0, 3, 3), (0, -4, 3, 4), (np.nan, 0, 1, 1))
-    ),
-    (partial(widen, np.eye(16) > 0), -1, "tolerance in pixels .* of at least 0, got -1"),
+@pytest.mark.parametrize(
+    ("call", "values", "match"),
+    [
+        *(
+            (partial(detect_boxes, np.eye(3, dtype=np.float32)), shares, "thresholds are shares of")
+            for shares in ([0.0], [1.1], [0.5, -1], [float("nan")], [])
+        ),
+        *(
+            (lambda box: region_of([box], 8), box, "a box must have area on the square of 8 px")
+            for box in ((0, 0, 0, 5), (0, 0, 5, -1), (8, 0, 3, 3), (0, -4, 3, 4), (np.nan, 0, 1, 1))
+        ),
+        (partial(widen, np.eye(16) > 0), -1, "tolerance in pixels .* of at least 0, got -1"),
+    ],
 )
 def test_what_is_no_share_box_or_tolerance(call, values, match: str) -> None:
     with pytest.raises(ConfigError, match=match):

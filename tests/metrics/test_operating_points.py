@@ -146,12 +146,14 @@ def test_there_and_back(method: str | None) -> None:
     assert OperatingPoints.from_json(values).subset == "val"
 
 
-@pytest.mark.cases(
-    "key, odd",
-    *(("threshold", odd) for odd in ("x", [0.5], {})),
-    *(("sensitivity_interval", odd) for odd in (0.5, [0.1], [0.1, 0.2, 0.3], "ab")),
-    *(("calibration", odd) for odd in ("platt", [], {"method": "platt"}, {"method": 3})),
-    ("calibration", Calibration("x").to_json()),
+@pytest.mark.parametrize(
+    ("key", "odd"),
+    [
+        *(("threshold", odd) for odd in ("x", [0.5], {})),
+        *(("sensitivity_interval", odd) for odd in (0.5, [0.1], [0.1, 0.2, 0.3], "ab")),
+        *(("calibration", odd) for odd in ("platt", [], {"method": "platt"}, {"method": 3})),
+        ("calibration", Calibration("x").to_json()),
+    ],
 )
 def test_an_odd_point_is_refused(key: str, odd: object) -> None:
     values = fit(*sample()).to_json()

@@ -76,13 +76,15 @@ def test_our_own_checkpoint(layout: str, tmp_path: Path) -> None:
     assert net.load_report == f"{count} of {count} backbone tensors from {path}"
 
 
-@pytest.mark.cases(
-    "change, match",
-    (lambda x: x.pop(NORM), rf"nothing was loaded\. Not in the file, or .* \(1\): {NORM}\.$"),
-    (lambda x: x.update(strange=torch.zeros(2)), r"\. In the file only, .* \(1\): strange\.$"),
-    (lambda x: x.update({NORM: torch.zeros(3)}), rf"Not .*\(1\): {NORM}\. In .*\(1\): {NORM}"),
-    (lambda x: [x.pop(key) for key in list(x)[:30]], r"\(30\): .* and 20 more\."),
-    (lambda x: x.update({CONV: torch.zeros(16, 4, 3, 3)}), rf"another shape \(1\): {CONV}"),
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda x: x.pop(NORM), rf"nothing was loaded\. Not in the file, or .* \(1\): {NORM}\.$"),
+        (lambda x: x.update(strange=torch.zeros(2)), r"\. In the file only, .* \(1\): strange\.$"),
+        (lambda x: x.update({NORM: torch.zeros(3)}), rf"Not .*\(1\): {NORM}\. In .*\(1\): {NORM}"),
+        (lambda x: [x.pop(key) for key in list(x)[:30]], r"\(30\): .* and 20 more\."),
+        (lambda x: x.update({CONV: torch.zeros(16, 4, 3, 3)}), rf"another shape \(1\): {CONV}"),
+    ],
 )
 def test_a_file_that_fits_in_part(change, match, tmp_path) -> None:
     path = timm_file(tmp_path, change)
@@ -105,15 +107,17 @@ def cut(path: Path, end: int) -> Path:
     return path
 
 
-@pytest.mark.cases(
-    "make, match",
-    (lambda folder: folder / "absent.pt", r"no file at '.*absent\.pt'; it must be"),
-    (lambda folder: folder, r"model\.weights: no file at .*must be 'imagenet', 'none', or the"),
-    (lambda f: cut(timm_file(f), -100), r"model\.safetensors is damaged \(SafetensorError"),
-    (lambda f: cut(saved(f / "h", timm_model().state_dict()), 5000), "h is (damaged|no plain)"),
-    (lambda f: saved(f / "object", {"path": f}), r"object is no plain .* \(UnpicklingError"),
-    (lambda f: saved(f / "p", f, pickle.dump, protocol=2), r"p is no plain .*\(Unpickling"),
-    (lambda f: saved(f / "empty", {"epoch": 3}), r"empty holds no tensors"),
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda folder: folder / "absent.pt", r"no file at '.*absent\.pt'; it must be"),
+        (lambda folder: folder, r"model\.weights: no file at .*must be 'imagenet', 'none', or the"),
+        (lambda f: cut(timm_file(f), -100), r"model\.safetensors is damaged \(SafetensorError"),
+        (lambda f: cut(saved(f / "h", timm_model().state_dict()), 5000), "h is (damaged|no plain)"),
+        (lambda f: saved(f / "object", {"path": f}), r"object is no plain .* \(UnpicklingError"),
+        (lambda f: saved(f / "p", f, pickle.dump, protocol=2), r"p is no plain .*\(Unpickling"),
+        (lambda f: saved(f / "empty", {"epoch": 3}), r"empty holds no tensors"),
+    ],
 )
 def test_files_without_weights(make, match: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=match):
@@ -172,25 +176,29 @@ def test_without_a_network(error: Exception, monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.__cause__ is error
 
 
-@pytest.mark.cases(
-    "name, match",
-    ("darknet17", "no pretrained weights for 'darknet17'; use model.weights=none"),
-    ("eva_x_base", r"eva_x_base come as a file: use model.weights=FILE \(github.com/hustvl"),
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("darknet17", "no pretrained weights for 'darknet17'; use model.weights=none"),
+        ("eva_x_base", r"eva_x_base come as a file: use model.weights=FILE \(github.com/hustvl"),
+    ],
 )
 def test_no_such_weights(name: str, match: str) -> None:
     with pytest.raises(WeightsError, match=match):
         XrayNet(LABELS, name, weights="imagenet", image_size=64)
 
 
-@pytest.mark.cases(
-    "backbone, size, read, side",
-    ("vit_tiny_patch16_224", 100, 96, 16),
-    ("vit_tiny_patch16_224", 96, 96, 16),
-    ("convnext_atto", 100, 96, 32),  # a stem of 4, then 25 -> 12 cells and 6 -> 3
-    ("convnext_atto", 64, 64, 32),
-    ("resnet10t", 100, 100, 1),
-    ("resnet10t", 64, 64, 1),
-    ("resnet10t", 32, 32, 1),  # whose last map has one place
+@pytest.mark.parametrize(
+    ("backbone", "size", "read", "side"),
+    [
+        ("vit_tiny_patch16_224", 100, 96, 16),
+        ("vit_tiny_patch16_224", 96, 96, 16),
+        ("convnext_atto", 100, 96, 32),  # a stem of 4, then 25 -> 12 cells and 6 -> 3
+        ("convnext_atto", 64, 64, 32),
+        ("resnet10t", 100, 100, 1),
+        ("resnet10t", 64, 64, 1),
+        ("resnet10t", 32, 32, 1),  # whose last map has one place
+    ],
 )
 def test_what_patches_read_and_batch_norms_of_one_value(backbone, size, read, side) -> None:
     net = XrayNet(["Mass"], backbone, image_size=size)

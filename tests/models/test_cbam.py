@@ -239,22 +239,24 @@ def test_no_spatial_maps(settings: dict[str, Any]) -> None:
         net.attention_maps(IMAGES)
 
 
-@pytest.mark.cases(
-    "make, settings, match",
-    (new_net, {"cbam": "all"}, r"model\.cbam must be one of both, .*, got 'all'"),
-    (SMALL, {"parts": "neither"}, r"model\.cbam must be one of both, .*got 'neither'"),
-    (SMALL, {"reduction": 0}, r"cbam_reduction of a map of 6 channels .*at least 1 .*got 0"),
-    (SMALL, {"reduction": 7}, r"of a map of 6 channels must be .* at most 6, got 7"),
-    (SpatialGate, {"kernel_size": 4}, r"kernel_size of a spatial gate must be odd, got 4"),
-    (new_net, {"cbam_after": ["layr4"]}, r"no module 'layr4'; near .*'layer4'.*\['conv1', "),
-    (new_net, {"cbam_after": [""]}, r"'test_resnet' has no module ''"),
-    (new_net, {"cbam_after": [4]}, r"'test_resnet' has no module 4; near it are"),
-    (new_net, {"cbam_after": ["fc"]}, r"'fc' runs 0 times in a forward pass"),
-    (new_net, {"cbam_after": ["layer4"] * 2}, r"names a module twice: \['layer4', 'la"),
-    (new_net, {"cbam_after": "layer4"}, r"must be a list such as \[layer4\], got 'layer"),
-    (VIT, {"cbam_after": ["blocks.1"]}, r"'blocks\.1' gives \(1, 17, 64\), which is no"),
-    (SWIN, {"cbam_after": ["layers.1"]}, r"\(1, 8, 8, 192\), which is no map \(B, C, H, W\)"),
-    (NEXT, {"cbam_after": ["stages.0.blocks.0.norm"]}, r"\(1, 16, 16, 24\), which is no map"),
+@pytest.mark.parametrize(
+    ("make", "settings", "match"),
+    [
+        (new_net, {"cbam": "all"}, r"model\.cbam must be one of both, .*, got 'all'"),
+        (SMALL, {"parts": "neither"}, r"model\.cbam must be one of both, .*got 'neither'"),
+        (SMALL, {"reduction": 0}, r"cbam_reduction of a map of 6 channels .*at least 1 .*got 0"),
+        (SMALL, {"reduction": 7}, r"of a map of 6 channels must be .* at most 6, got 7"),
+        (SpatialGate, {"kernel_size": 4}, r"kernel_size of a spatial gate must be odd, got 4"),
+        (new_net, {"cbam_after": ["layr4"]}, r"no module 'layr4'; near .*'layer4'.*\['conv1', "),
+        (new_net, {"cbam_after": [""]}, r"'test_resnet' has no module ''"),
+        (new_net, {"cbam_after": [4]}, r"'test_resnet' has no module 4; near it are"),
+        (new_net, {"cbam_after": ["fc"]}, r"'fc' runs 0 times in a forward pass"),
+        (new_net, {"cbam_after": ["layer4"] * 2}, r"names a module twice: \['layer4', 'la"),
+        (new_net, {"cbam_after": "layer4"}, r"must be a list such as \[layer4\], got 'layer"),
+        (VIT, {"cbam_after": ["blocks.1"]}, r"'blocks\.1' gives \(1, 17, 64\), which is no"),
+        (SWIN, {"cbam_after": ["layers.1"]}, r"\(1, 8, 8, 192\), which is no map \(B, C, H, W\)"),
+        (NEXT, {"cbam_after": ["stages.0.blocks.0.norm"]}, r"\(1, 16, 16, 24\), which is no map"),
+    ],
 )
 def test_what_cannot_work(make, settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):

@@ -161,12 +161,14 @@ def weighted(maps: Tensor) -> Tensor:
     return (maps * maps.sigmoid()).sum(dim=(2, 3)) / maps.sigmoid().sum(dim=(2, 3))
 
 
-@pytest.mark.cases(
-    "name, options, reduce",
-    *((name, {}, partial(torch.mean, dim=(2, 3))) for name in ("average", "gem")),
-    ("csra", {"residual": 0}, partial(torch.mean, dim=(2, 3))),
-    ("max", {}, partial(torch.amax, dim=(2, 3))),
-    ("pcam", {}, weighted),
+@pytest.mark.parametrize(
+    ("name", "options", "reduce"),
+    [
+        *((name, {}, partial(torch.mean, dim=(2, 3))) for name in ("average", "gem")),
+        ("csra", {"residual": 0}, partial(torch.mean, dim=(2, 3))),
+        ("max", {}, partial(torch.amax, dim=(2, 3))),
+        ("pcam", {}, weighted),
+    ],
 )
 def test_the_logit_is_what_its_map_comes_to(name, options, reduce) -> None:
     head, features = new_head(name, **options), new_features()  # gem: negative features too
@@ -278,24 +280,26 @@ def test_every_head_has_a_default() -> None:
         assert make_head(name, CHANNELS, LABELS, options={}).__doc__ != nn.Module.__doc__
 
 
-@pytest.mark.cases(
-    "name, options, match",
-    ("avg", {}, r"model\.head must be one of \['attention', 'average', .*got 'avg'"),
-    ("average", {"r": 1}, r"head 'average' has no \['r'\]; it takes no options"),
-    ("gem", {"p": 1}, r"model\.head_options: the head 'gem' has no \['p'\]; it takes \['power"),
-    ("csra", {"dropout": 0.1}, r"'csra' has no \['dropout'\]; .*\['temperatures', 'residual'"),
-    ("gem", "power", r"head_options must be a mapping of options, got 'power'"),
-    ("gem", {"power": 0}, r"head_options\.power must be a number above 0, got 0"),
-    ("lse", {"sharpness": math.inf}, r"sharpness must be a number above 0, got inf"),
-    ("attention", {"hidden": 0}, r"hidden must be an integer of at least 1, got 0"),
-    ("attention", {"gated": "yes"}, r"gated must be true or false, got 'yes'"),
-    ("csra", {"temperatures": []}, r"must be a list of one number or more, got \[\]"),
-    ("csra", {"temperatures": "99"}, r"must be a list of one number or more, got '99'"),
-    ("csra", {"temperatures": [1, 0]}, r"temperatures must be a number above 0, got 0"),
-    ("csra", {"residual": -0.1}, r"residual must be a number of at least 0, got -0\.1"),
-    ("query", {"width": 10}, r"width=10 is no multiple of attention_heads=8"),
-    ("query", {"attention_heads": 0}, r"attention_heads must be an integer of at least 1"),
-    ("query", {"feedforward": -1}, r"feedforward must be an integer of at least 1, got -1"),
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        ("avg", {}, r"model\.head must be one of \['attention', 'average', .*got 'avg'"),
+        ("average", {"r": 1}, r"head 'average' has no \['r'\]; it takes no options"),
+        ("gem", {"p": 1}, r"model\.head_options: the head 'gem' has no \['p'\]; it takes \['power"),
+        ("csra", {"dropout": 0.1}, r"'csra' has no \['dropout'\]; .*\['temperatures', 'residual'"),
+        ("gem", "power", r"head_options must be a mapping of options, got 'power'"),
+        ("gem", {"power": 0}, r"head_options\.power must be a number above 0, got 0"),
+        ("lse", {"sharpness": math.inf}, r"sharpness must be a number above 0, got inf"),
+        ("attention", {"hidden": 0}, r"hidden must be an integer of at least 1, got 0"),
+        ("attention", {"gated": "yes"}, r"gated must be true or false, got 'yes'"),
+        ("csra", {"temperatures": []}, r"must be a list of one number or more, got \[\]"),
+        ("csra", {"temperatures": "99"}, r"must be a list of one number or more, got '99'"),
+        ("csra", {"temperatures": [1, 0]}, r"temperatures must be a number above 0, got 0"),
+        ("csra", {"residual": -0.1}, r"residual must be a number of at least 0, got -0\.1"),
+        ("query", {"width": 10}, r"width=10 is no multiple of attention_heads=8"),
+        ("query", {"attention_heads": 0}, r"attention_heads must be an integer of at least 1"),
+        ("query", {"feedforward": -1}, r"feedforward must be an integer of at least 1, got -1"),
+    ],
 )
 def test_what_cannot_work(name: str, options: Any, match: str) -> None:
     with pytest.raises(ConfigError, match=match):

@@ -114,11 +114,13 @@ def test_construction_only_looks() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.cases(
+@pytest.mark.parametrize(
     "settings",
-    {"backbone": "test_vit", "dropout": 0.25},
-    {"mean": 0.3, "std": 0.2},
-    {"head": "csra", "head_options": {"temperatures": [1, 99], "residual": 0.3}},
+    [
+        {"backbone": "test_vit", "dropout": 0.25},
+        {"mean": 0.3, "std": 0.2},
+        {"head": "csra", "head_options": {"temperatures": [1, 99], "residual": 0.3}},
+    ],
 )
 def test_config_rebuilds_the_network(settings) -> None:
     net = XrayNet(LABELS, **{"backbone": "test_resnet"} | settings, image_size=32).eval()
@@ -156,18 +158,20 @@ def test_a_checkpoint_from_before_heads_could_be_chosen() -> None:
     assert (net.config["cbam_after"], len(net.attention)) == ([], 0)
 
 
-@pytest.mark.cases(
-    "settings, match",
-    ({"weights": None}, "weights must be imagenet, none or a file, got None"),
-    ({"normalise": "none"}, r"model\.normalise must be one of .*, got 'none'"),
-    ({"labels": ()}, "a network needs at least one label"),
-    ({"dropout": 1.0}, r"model\.dropout must be a number of at least 0 and below 1, got 1\.0"),
-    ({"dropout": -0.1}, r"model\.dropout must be .* got -0\.1"),
-    ({"backbone": "resnet5O", "weights": "imagenet"}, "timm has no network 'resnet5O'"),
-    ({"backbone": "densnet121"}, "no network 'densnet121'; near it are.*'densenet121'"),
-    ({"backbone": "densenet121.no_tag"}, r"cannot build 'densenet121\.no_tag'.*no_tag"),
-    ({"image_size": 50}, r"'test_vit' cannot take images of image_size=50 pixels \(.*50"),
-    ({"backbone": "xcit_nano_12_p8_224"}, r"shape \(1, 65, 128\), which are neither a map"),
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"weights": None}, "weights must be imagenet, none or a file, got None"),
+        ({"normalise": "none"}, r"model\.normalise must be one of .*, got 'none'"),
+        ({"labels": ()}, "a network needs at least one label"),
+        ({"dropout": 1.0}, r"model\.dropout must be a number of at least 0 and below 1, got 1\.0"),
+        ({"dropout": -0.1}, r"model\.dropout must be .* got -0\.1"),
+        ({"backbone": "resnet5O", "weights": "imagenet"}, "timm has no network 'resnet5O'"),
+        ({"backbone": "densnet121"}, "no network 'densnet121'; near it are.*'densenet121'"),
+        ({"backbone": "densenet121.no_tag"}, r"cannot build 'densenet121\.no_tag'.*no_tag"),
+        ({"image_size": 50}, r"'test_vit' cannot take images of image_size=50 pixels \(.*50"),
+        ({"backbone": "xcit_nano_12_p8_224"}, r"shape \(1, 65, 128\), which are neither a map"),
+    ],
 )
 def test_what_cannot_work(settings, match: str) -> None:
     arguments = {"labels": LABELS, "backbone": "test_vit", "image_size": 64} | settings

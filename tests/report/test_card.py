@@ -106,12 +106,14 @@ def test_explained(made_run, text: str) -> None:
     assert text.count("Not done in this run: `xray explain RUN`") == 3
 
 
-@pytest.mark.cases(
-    "change, says",
-    ({"leaked_patients": 0}, "No patient has images in more than one subset."),
-    ({"leaked_patients": 3}, "**3 patients have images in more than one subset.**"),
-    ({"leaked_patients": None}, "whether the subsets share some is not known"),
-    ({"images": {"train": 1, "val": 1, "test": 1}}, "the split uses 3, so 345 are left out"),
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"leaked_patients": 0}, "No patient has images in more than one subset."),
+        ({"leaked_patients": 3}, "**3 patients have images in more than one subset.**"),
+        ({"leaked_patients": None}, "whether the subsets share some is not known"),
+        ({"images": {"train": 1, "val": 1, "test": 1}}, "the split uses 3, so 345 are left out"),
+    ],
 )
 def test_split(made_run, change: dict[str, Any], says: str) -> None:
     run = xl.read_run(made_run)

@@ -52,12 +52,14 @@ def test_drawn_at_random() -> None:
         assert set(first[kind]) <= set(found[kind])
 
 
-@pytest.mark.cases(
-    "settings, message",
-    ({"rule": "best"}, "panel.rule must be one of confident, random, got 'best'"),
-    ({"columns": 0}, "panel.columns must be an integer of at least 1, got 0"),
-    ({"seed": -1}, "panel.seed must be an integer of at least 0, got -1"),
-    ({"seed": "x"}, "panel.seed must be an integer of at least 0, got 'x'"),
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": "best"}, "panel.rule must be one of confident, random, got 'best'"),
+        ({"columns": 0}, "panel.columns must be an integer of at least 1, got 0"),
+        ({"seed": -1}, "panel.seed must be an integer of at least 0, got -1"),
+        ({"seed": "x"}, "panel.seed must be an integer of at least 0, got 'x'"),
+    ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -320,12 +322,14 @@ def test_roc(tmp_path) -> None:
         drawing(tmp_path / "roc.png", 9.5, 6)
 
 
-@pytest.mark.cases(
-    "text, grey",
-    ("epoch,train/loss,val/auroc,val/auroc/Mass,val/auroc/Edema\n0,0.9,0.6,0.5,\n", True),
-    ("epoch,train/loss,val/auroc,val/auroc/Mass\n0,0.9,0.6,0.5\n1,0.9,0.7,0.6\n", True),
-    ("epoch,train/loss,val/loss\n0,0.9,0.8\n", False),
-    ("epoch,train/loss,val/auroc\n0,0.9,\n1,0.8,\n", False),
+@pytest.mark.parametrize(
+    ("text", "grey"),
+    [
+        ("epoch,train/loss,val/auroc,val/auroc/Mass,val/auroc/Edema\n0,0.9,0.6,0.5,\n", True),
+        ("epoch,train/loss,val/auroc,val/auroc/Mass\n0,0.9,0.6,0.5\n1,0.9,0.7,0.6\n", True),
+        ("epoch,train/loss,val/loss\n0,0.9,0.8\n", False),
+        ("epoch,train/loss,val/auroc\n0,0.9,\n1,0.8,\n", False),
+    ],
 )
 def test_curves(text: str, grey: bool, tmp_path) -> None:
     (tmp_path / "metrics.csv").write_text(text)

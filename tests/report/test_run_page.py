@@ -247,23 +247,25 @@ def cut(name: str, folder: Path) -> None:
     (folder / name).write_text("\n".join([*rows[:-1], ""]))
 
 
-@pytest.mark.cases(
-    "spoil, match",
-    (lambda run: (run / "config.yaml").unlink(), "holds no run: it has no config.yaml"),
-    (lambda run: (run / "metrics.json").unlink(), "not finished.*train.py resume="),
-    (lambda run: (run / "evaluation.json").unlink(), "evaluation.json is damaged or not there"),
-    (lambda run: (run / "evaluation.json").write_text("{"), "damaged.*Expecting property"),
-    (lambda run: (run / "evaluation.json").write_text("[1]"), "it lacks labels, mean"),
-    (lambda run: (run / "evaluation.json").write_bytes(b"\xff\xfe"), "damaged.*utf-8"),
-    (partial(lose, "environment", "versions"), "environment.json.*it lacks versions"),
-    (partial(lose, "metrics", "val"), "metrics.json.*it lacks val. python train.py resume="),
-    (lambda run: (run / "predictions_val.csv").unlink(), "there is no table"),
-    (lambda run: (run / "predictions_val.csv").write_text(""), "predictions_val.csv.*is empty"),
-    (lambda run: (run / "predictions_test.csv").write_text("a\n1"), "lacks 3 columns"),
-    (lambda run: (run / "metrics.csv").write_bytes(b"\xff\xfe"), "metrics.csv is damaged"),
-    (lambda run: (run / "metrics.csv").write_text("a\n1"), "it has no column epoch"),
-    (partial(cut, "predictions_val.csv"), "different runs: predictions_val.csv is of the"),
-    (partial(cut, "predictions_test.csv"), "different runs: predictions_test.csv is of the"),
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda run: (run / "config.yaml").unlink(), "holds no run: it has no config.yaml"),
+        (lambda run: (run / "metrics.json").unlink(), "not finished.*train.py resume="),
+        (lambda run: (run / "evaluation.json").unlink(), "evaluation.json is damaged or not there"),
+        (lambda run: (run / "evaluation.json").write_text("{"), "damaged.*Expecting property"),
+        (lambda run: (run / "evaluation.json").write_text("[1]"), "it lacks labels, mean"),
+        (lambda run: (run / "evaluation.json").write_bytes(b"\xff\xfe"), "damaged.*utf-8"),
+        (partial(lose, "environment", "versions"), "environment.json.*it lacks versions"),
+        (partial(lose, "metrics", "val"), "metrics.json.*it lacks val. python train.py resume="),
+        (lambda run: (run / "predictions_val.csv").unlink(), "there is no table"),
+        (lambda run: (run / "predictions_val.csv").write_text(""), "predictions_val.csv.*is empty"),
+        (lambda run: (run / "predictions_test.csv").write_text("a\n1"), "lacks 3 columns"),
+        (lambda run: (run / "metrics.csv").write_bytes(b"\xff\xfe"), "metrics.csv is damaged"),
+        (lambda run: (run / "metrics.csv").write_text("a\n1"), "it has no column epoch"),
+        (partial(cut, "predictions_val.csv"), "different runs: predictions_val.csv is of the"),
+        (partial(cut, "predictions_test.csv"), "different runs: predictions_test.csv is of the"),
+    ],
 )
 def test_no_finished_run(run_folder: Path, spoil: Spoil, match: str) -> None:
     assert read_run(run_folder).history is not None
@@ -359,16 +361,18 @@ def test_none_beside_a_part_of_the_images(run: Run) -> None:
     assert {row["split"] for row in found["elsewhere"]} == {"official", "own"}
 
 
-@pytest.mark.cases(
-    "changes, reason",
-    ({"data": "rsna"}, "on rsna"),
-    ({"labels": ["Mass"]}, "14 findings"),
-    ({"subset": "val"}, "a test set"),
-    ({"split": SplitName("image", "f00d")}, "shares patients"),
-    ({"data_images": 640, "scored": 125}, "label table has 640"),
-    ({"labels": CHEST_XRAY14[:3]}, "14 findings"),
-    ({"split": SplitName("patient", "f00d"), "data_images": 640}, "label table has 640"),
-    ({"scored": 25595}, "25,595 images were scored"),
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data": "rsna"}, "on rsna"),
+        ({"labels": ["Mass"]}, "14 findings"),
+        ({"subset": "val"}, "a test set"),
+        ({"split": SplitName("image", "f00d")}, "shares patients"),
+        ({"data_images": 640, "scored": 125}, "label table has 640"),
+        ({"labels": CHEST_XRAY14[:3]}, "14 findings"),
+        ({"split": SplitName("patient", "f00d"), "data_images": 640}, "label table has 640"),
+        ({"scored": 25595}, "25,595 images were scored"),
+    ],
 )
 def test_why_not_comparable(changes: dict, reason: str) -> None:
     assert incomparable(NIH, CHEST_XRAY14, TEST_IMAGES) == ""

@@ -82,8 +82,9 @@ def test_a_share_costs_its_parts(loss: nn.Module) -> None:
     torch.testing.assert_close(share, 0.7 * present + 0.3 * absent)
 
 
-@pytest.mark.cases(
-    "loss, value", *((loss, NAN) for loss in LOSSES.values()), *product([xl.PairwiseAUC()], (0, 1))
+@pytest.mark.parametrize(
+    ("loss", "value"),
+    [*((loss, NAN) for loss in LOSSES.values()), *product([xl.PairwiseAUC()], (0, 1))],
 )
 def test_without_a_known_target_or_a_pair_it_is_zero(loss: nn.Module, value: float) -> None:
     assert loss(torch.zeros(0, 14, requires_grad=True), torch.zeros(0, 14)).item() == 0
@@ -159,14 +160,16 @@ SMOOTHED = list(product((None, WEIGHT, LACKING), (0.0, 0.1), (6.0, 100.0)))
 FOCI = list(product((0.0, 0.5, 2.0), (None, 0.25, 1.0)))
 
 
-@pytest.mark.cases(
-    "loss, theirs, scale, spread",
-    *(
-        (xl.WeightedBCE(w, label_smoothing=s), partial(cross_entropy, w, s), 1, spread)
-        for w, s, spread in SMOOTHED
-    ),
-    *((xl.Focal(gamma=x, alpha=a, scale=2), partial(focal, x, a), 2, 6.0) for x, a in FOCI),
-    *((xl.ClassBalanced(COUNTS, gamma=x), partial(balanced, x), 1, 6.0) for x in (0.0, 2.0)),
+@pytest.mark.parametrize(
+    ("loss", "theirs", "scale", "spread"),
+    [
+        *(
+            (xl.WeightedBCE(w, label_smoothing=s), partial(cross_entropy, w, s), 1, spread)
+            for w, s, spread in SMOOTHED
+        ),
+        *((xl.Focal(gamma=x, alpha=a, scale=2), partial(focal, x, a), 2, 6.0) for x, a in FOCI),
+        *((xl.ClassBalanced(COUNTS, gamma=x), partial(balanced, x), 1, 6.0) for x in (0.0, 2.0)),
+    ],
 )
 def test_equals_torch_and_torchvision_where_targets_are_known(loss, theirs, scale, spread) -> None:
     logits, targets = batch(spread=spread)

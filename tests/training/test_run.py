@@ -80,8 +80,9 @@ def test_an_own_metric_is_that_of_all_validation_images(run, folder, data) -> No
     assert logged[run.best_epoch - 1] == pytest.approx(precision(scores, targets), rel=1e-6)
 
 
-@pytest.mark.cases(
-    "monitor, best", ("val/precision", np.argmax), ("val/brier", np.argmin), ("val/loss", np.argmin)
+@pytest.mark.parametrize(
+    ("monitor", "best"),
+    [("val/precision", np.argmax), ("val/brier", np.argmin), ("val/loss", np.argmin)],
 )
 def test_another_metric_chooses(monitor: str, best, data, tmp_path) -> None:
     """Of three epochs the one that is best by it; what is told of AUROC is of that epoch."""
@@ -206,11 +207,13 @@ def test_what_a_sampler_changes(tmp_path: Path) -> None:
     assert facts["processes"] == 1
 
 
-@pytest.mark.cases(
-    "overrides, lines, warned",
-    (["loss=weighted_bce"], 0, False),
-    (["sampler=patient_balanced"], 1, False),
-    (["sampler=disease_balanced", "loss=weighted_bce"], 1, True),
+@pytest.mark.parametrize(
+    ("overrides", "lines", "warned"),
+    [
+        (["loss=weighted_bce"], 0, False),
+        (["sampler=patient_balanced"], 1, False),
+        (["sampler=disease_balanced", "loss=weighted_bce"], 1, True),
+    ],
 )
 def test_the_log(overrides, lines, warned, caplog) -> None:
     config = compose_settings([*SMALL, *overrides])
@@ -273,7 +276,9 @@ def finished(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.cases("number, workers", (signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGTERM, 2))
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGTERM, 2)]
+)
 def test_training(number: int, workers: int, tmp_path: Path) -> None:
     command = [*TRAIN, *LONG, f"workers={workers}", "hydra.run.dir=run"]
     text = stopped(command, tmp_path, there(tmp_path / "run/checkpoints/last.ckpt"), number)
@@ -298,15 +303,17 @@ def test_the_first_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.cases(
-    "verb, sign",
-    (["evaluate", "done/checkpoints/best.ckpt", "draws=300000"], "out"),
-    (["explain", "done/checkpoints/best.ckpt", "draws=300000"], "out"),
-    (["shortcuts", "done/checkpoints/best.ckpt", "draws=300000"], "out"),
-    (["score", "table.csv", "draws=300000", "subgroups=true"], "out"),
-    (["audit", "data.patients=9000", "draws=20000"], "out"),
-    (["compare", "table.csv", "table.csv", "--draws", "3000000"], ""),
-    (["cache", "image_size=128", "data.patients=5000"], "outputs/cache/*/done.bin"),
+@pytest.mark.parametrize(
+    ("verb", "sign"),
+    [
+        (["evaluate", "done/checkpoints/best.ckpt", "draws=300000"], "out"),
+        (["explain", "done/checkpoints/best.ckpt", "draws=300000"], "out"),
+        (["shortcuts", "done/checkpoints/best.ckpt", "draws=300000"], "out"),
+        (["score", "table.csv", "draws=300000", "subgroups=true"], "out"),
+        (["audit", "data.patients=9000", "draws=20000"], "out"),
+        (["compare", "table.csv", "table.csv", "--draws", "3000000"], ""),
+        (["cache", "image_size=128", "data.patients=5000"], "outputs/cache/*/done.bin"),
+    ],
     ids=lambda each: each[0] if isinstance(each, list) else "",
 )
 def test_verbs(verb: list[str], sign: str, finished: Path, tmp_path: Path) -> None:

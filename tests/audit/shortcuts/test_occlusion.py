@@ -96,13 +96,15 @@ def test_gaps_of_draws() -> None:
         assert gap == pytest.approx(values[rows][positive].mean() - values[rows][~positive].mean())
 
 
-@pytest.mark.cases(
-    "gain, other, verdict",
-    (2.0, 0.0, FLAGGED),  # the region carries the label
-    (0.0, 0.0, CLEAR),
-    (0.0, 2.0, CLEAR),  # the body does
-    (1.5, 3.0, CLEAR),  # both: covering the body costs more
-    (0.3, 0.0, UNDECIDED),  # at the margin
+@pytest.mark.parametrize(
+    ("gain", "other", "verdict"),
+    [
+        (2.0, 0.0, FLAGGED),  # the region carries the label
+        (0.0, 0.0, CLEAR),
+        (0.0, 2.0, CLEAR),  # the body does
+        (1.5, 3.0, CLEAR),  # both: covering the body costs more
+        (0.3, 0.0, UNDECIDED),  # at the margin
+    ],
 )
 def test_verdicts(gain: float, other: float, verdict: str) -> None:
     logits, hidden, targets = sample(gain, other)

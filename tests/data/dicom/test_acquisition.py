@@ -86,13 +86,15 @@ MAKERS = ["GE MEDICAL SYSTEMS", "Philips Medical Systems, Inc.", "FUJI PHOTO FIL
 MAKERS += ["Agfa-Gevaert AG", "TOSHIBA_MEC"]
 
 
-@pytest.mark.cases(
-    "column, text, told",
-    *((column, name, "") for column in CODES for name in ("DOE JANE", "JANE")),
-    *(("age", text, told) for text, told in (("018M", "1.5"), ("nan", ""))),
-    ("age", "094Y", "90"),  # 90 and over
-    *(("manufacturer", name, "") for name in ("Doe, Jane", "GE Jane", "GE 19570203", "GEGEMS")),
-    *(("manufacturer", maker, maker) for maker in MAKERS),
+@pytest.mark.parametrize(
+    ("column", "text", "told"),
+    [
+        *((column, name, "") for column in CODES for name in ("DOE JANE", "JANE")),
+        *(("age", text, told) for text, told in (("018M", "1.5"), ("nan", ""))),
+        ("age", "094Y", "90"),  # 90 and over
+        *(("manufacturer", name, "") for name in ("Doe, Jane", "GE Jane", "GE 19570203", "GEGEMS")),
+        *(("manufacturer", maker, maker) for maker in MAKERS),
+    ],
 )
 def test_only_what_cannot_name_a_person_passes(tell, column, text, told) -> None:
     assert tell(**{ALLOWED[column][0]: text})[column] == told
@@ -111,18 +113,20 @@ def test_damaged_numbers_and_a_private_syntax_are_blank(tmp_path: Path, dicom: M
         read_allowed(path)
 
 
-@pytest.mark.cases(
-    "text, years, note",
-    ("071Y", 71.0, ""),
-    ("018M", 1.5, ""),
-    ("010W", 70 / 365.25, ""),
-    ("030D", 30 / 365.25, ""),
-    ("43", 43.0, "invalid PatientAge: no unit, read as years"),
-    ("120Y", 120.0, ""),
-    ("148", math.nan, "invalid PatientAge: above 120 years, ignored"),
-    ("43Y", math.nan, "invalid PatientAge"),
-    ("4 3", math.nan, "invalid PatientAge"),
-    ("old", math.nan, "invalid PatientAge"),
+@pytest.mark.parametrize(
+    ("text", "years", "note"),
+    [
+        ("071Y", 71.0, ""),
+        ("018M", 1.5, ""),
+        ("010W", 70 / 365.25, ""),
+        ("030D", 30 / 365.25, ""),
+        ("43", 43.0, "invalid PatientAge: no unit, read as years"),
+        ("120Y", 120.0, ""),
+        ("148", math.nan, "invalid PatientAge: above 120 years, ignored"),
+        ("43Y", math.nan, "invalid PatientAge"),
+        ("4 3", math.nan, "invalid PatientAge"),
+        ("old", math.nan, "invalid PatientAge"),
+    ],
 )
 def test_age(dicom: Make, text: str, years: float, note: str) -> None:
     image = read_dicom(dicom([[0, 1]], BitsAllocated=8, PatientAge=text))
@@ -130,13 +134,15 @@ def test_age(dicom: Make, text: str, years: float, note: str) -> None:
     assert note in (*image.notes, "")
 
 
-@pytest.mark.cases(
-    "keyword, spacing, told",
-    ("PixelSpacing", [0.2, 0.3], (0.2, 0.3)),
-    ("NominalScannedPixelSpacing", [0.4, 0.5], (0.4, 0.5)),
-    ("PixelSpacing", [0.2], None),
-    ("PixelSpacing", [0, 0.2], None),
-    ("PixelSpacing", [7, "7x"], None),
+@pytest.mark.parametrize(
+    ("keyword", "spacing", "told"),
+    [
+        ("PixelSpacing", [0.2, 0.3], (0.2, 0.3)),
+        ("NominalScannedPixelSpacing", [0.4, 0.5], (0.4, 0.5)),
+        ("PixelSpacing", [0.2], None),
+        ("PixelSpacing", [0, 0.2], None),
+        ("PixelSpacing", [7, "7x"], None),
+    ],
 )
 def test_spacing_names_its_attribute(dicom, keyword, spacing, told) -> None:
     numbers = [7, 77] if "7x" in spacing else spacing
@@ -195,28 +201,30 @@ def refused(data: bytes, match: str) -> None:
         read_dicom(data, name="folder/x")
 
 
-@pytest.mark.cases(
-    "attributes, match",
-    ({"Rows": 0}, r"Rows is 0, not 1 to 20,000\. Download"),
-    ({"Columns": 20_001}, "Columns is 20001, not 1 to 20,000"),
-    ({"Rows": 20_000, "Columns": 20_000}, "20,000 x 20,000 pixels, more than 100,000,000"),
-    ({"Rows": 20_000, "Columns": 4_000}, "4 bytes, the header says 1 x 160,000,000"),
-    ({"BitsStored": 17}, "allocated 16, stored 17, high bit 16"),
-    ({"HighBit": 3}, "allocated 16, stored 16, high bit 3"),
-    ({"BitsStored": 12, "HighBit": 16}, "allocated 16, stored 12, high bit 16"),
-    ({**PAIRS, "SamplesPerPixel": 3, "Columns": 3}, "3 columns are odd"),
-    ({"BitsAllocated": 32}, "allocated 32, stored 32, high bit 31: only 8 or 16"),
-    ({"SamplesPerPixel": 3}, "3 samples per pixel contradict MONOCHROME2"),
-    ({"PhotometricInterpretation": "CMYK"}, "PhotometricInterpretation is none of MONO"),
-    ({"PixelRepresentation": 2}, "PixelRepresentation is 2, not 0 to 1"),
-    ({"NumberOfFrames": 0}, "NumberOfFrames is 0"),
-    ({"NumberOfFrames": 2_000_000_000}, "it has 2000000000 frames"),
-    ({"Rows": [1, 1], "Columns": None}, "it lacks Columns"),
-    ({"without": ("Rows",)}, "it lacks Rows. Ask for the original file"),
-    ({"without": ("BitsAllocated",)}, "it lacks BitsAllocated"),
-    ({"without": ("BitsStored",)}, "it lacks BitsStored"),
-    ({"without": ("PixelRepresentation",)}, "it lacks PixelRepresentation"),
-    ({"without": ("PixelData",)}, "it has no pixel data"),
+@pytest.mark.parametrize(
+    ("attributes", "match"),
+    [
+        ({"Rows": 0}, r"Rows is 0, not 1 to 20,000\. Download"),
+        ({"Columns": 20_001}, "Columns is 20001, not 1 to 20,000"),
+        ({"Rows": 20_000, "Columns": 20_000}, "20,000 x 20,000 pixels, more than 100,000,000"),
+        ({"Rows": 20_000, "Columns": 4_000}, "4 bytes, the header says 1 x 160,000,000"),
+        ({"BitsStored": 17}, "allocated 16, stored 17, high bit 16"),
+        ({"HighBit": 3}, "allocated 16, stored 16, high bit 3"),
+        ({"BitsStored": 12, "HighBit": 16}, "allocated 16, stored 12, high bit 16"),
+        ({**PAIRS, "SamplesPerPixel": 3, "Columns": 3}, "3 columns are odd"),
+        ({"BitsAllocated": 32}, "allocated 32, stored 32, high bit 31: only 8 or 16"),
+        ({"SamplesPerPixel": 3}, "3 samples per pixel contradict MONOCHROME2"),
+        ({"PhotometricInterpretation": "CMYK"}, "PhotometricInterpretation is none of MONO"),
+        ({"PixelRepresentation": 2}, "PixelRepresentation is 2, not 0 to 1"),
+        ({"NumberOfFrames": 0}, "NumberOfFrames is 0"),
+        ({"NumberOfFrames": 2_000_000_000}, "it has 2000000000 frames"),
+        ({"Rows": [1, 1], "Columns": None}, "it lacks Columns"),
+        ({"without": ("Rows",)}, "it lacks Rows. Ask for the original file"),
+        ({"without": ("BitsAllocated",)}, "it lacks BitsAllocated"),
+        ({"without": ("BitsStored",)}, "it lacks BitsStored"),
+        ({"without": ("PixelRepresentation",)}, "it lacks PixelRepresentation"),
+        ({"without": ("PixelData",)}, "it has no pixel data"),
+    ],
 )
 def test_invalid_layouts(dicom: Make, attributes: dict[str, Any], match: str) -> None:
     refused(dicom([[0, 1]], **attributes), match)
@@ -267,12 +275,14 @@ def test_a_deflated_bomb_is_stopped(dicom: Make, monkeypatch: pytest.MonkeyPatch
     refused(data, "more than 1,000,000 bytes. Rewrite it uncompressed")
 
 
-@pytest.mark.cases(
-    "keyword, value, bad",
-    ("WindowCenter", b"7777", b"ZZSE"),
-    ("NumberOfFrames", b"7777", b"ZZSE"),
-    ("PhotometricInterpretation", b"MONOCHROME2", b"ZZSECRET123"),
-    ("VOILUTFunction", b"LINEAR", b"ZZSECR"),
+@pytest.mark.parametrize(
+    ("keyword", "value", "bad"),
+    [
+        ("WindowCenter", b"7777", b"ZZSE"),
+        ("NumberOfFrames", b"7777", b"ZZSE"),
+        ("PhotometricInterpretation", b"MONOCHROME2", b"ZZSECRET123"),
+        ("VOILUTFunction", b"LINEAR", b"ZZSECR"),
+    ],
 )
 def test_no_message_repeats_a_text_of_the_file(dicom, keyword, value, bad) -> None:
     window = {"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": "LINEAR"}

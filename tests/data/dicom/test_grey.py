@@ -52,38 +52,40 @@ BELOW = lut(-2, 16, [10, 20])
 REVERSED = np.arange(65536, dtype="<u2")[::-1].tobytes()
 
 
-@pytest.mark.cases(
-    "values, attributes, expected",
-    ([0, 10, 49, 50, 99, 100, 4000], LINEAR, [0.005, 0.105, 0.495, 0.505, 0.995, 1, 1]),
-    ([-1, 0, -300], {**SIGNED, **LINEAR}, [0, 0.005, 0]),
-    # (x - 50) / 100 + 0.5, and 1 / (1 + exp(-4 (x - 50) / 100))
-    ([0, 10, 50, 100, 999], {**EXACT, "VOILUTFunction": "LINEAR_EXACT"}, [0, 0.1, 0.5, 1, 1]),
-    ([0, 50, 75, 65535], {**EXACT, "VOILUTFunction": "SIGMOID"}, SIGMOID),
-    # PS3.3 C.11.2.1.2: a width of one is a threshold, x <= c - 0.5 black
-    ([49, 50, 51], {"WindowCenter": 50.5, "WindowWidth": 1}, [0, 0, 1]),
-    # the rescale comes before the window
-    ([500, 550, 600], {**rescale(2, -1000), **LINEAR}, [0.005, 1, 1]),
-    ([0, 50, 100], {**rescale(-1, 100), **LINEAR}, [1, 0.505, 0.005]),
-    ([0, 51, 255], {**rescale(-3, 7), **OCTETS}, [1, 0.8, 0]),
-    # a modality table: below its first entry the first, past the end the last
-    ([0, 10, 11, 12, 99], modality(lut(10, 16, [0, 50, 100])), [0.005, 0.005, 0.505, 1, 1]),
-    ([-3, -2, -1, 5], {**SIGNED, **modality(BELOW)}, [0.105, 0.105, 0.205, 0.205]),
-    # a VOI table wins over the window
-    ([4, 5, 6, 8], {**voi(lut(5, 12, [0, 1000, 4095])), **LINEAR}, [0, 0, 1000 / 4095, 1]),
-    ([0, 1, 2], voi(lut(0, 8, [255, 51, 0, 0], packed=True)), [1, 0.2, 0]),
-    ([0, 1, 2], voi(lut(0, 8, [255, 51, 0, 0])), [1, 0.2, 0]),
-    ([0, 65535], voi(raw_lut([0, 0, 16], REVERSED)), [1, 0]),  # 0 means 65,536 entries
-    # inversion after the window, and once
-    ([0, 10, 4000], {**LINEAR, **MONO1}, [0.995, 0.895, 0]),
-    ([0, 10, 4000], {**LINEAR, **INVERSE}, [0.995, 0.895, 0]),
-    ([0, 10, 4000], {**LINEAR, **MONO1, **INVERSE}, [0.995, 0.895, 0]),
-    ([0, 10, 4000], {**LINEAR, **MONO1, **IDENTITY}, [0.995, 0.895, 0]),
-    ([0, 10, 4000], {**LINEAR, **IDENTITY}, [0.005, 0.105, 1]),
-    ([0, 51, 255], {**OCTETS, **MONO1}, [1, 0.8, 0]),
-    # without a window the full range
-    ([0, 3, 15], {"BitsStored": 4}, [0, 0.2, 1]),
-    ([10, 51, 200], OCTETS, [10 / 255, 0.2, 200 / 255]),
-    ([1365] * 9, {"BitsStored": 12}, [1365 / 4095] * 9),
+@pytest.mark.parametrize(
+    ("values", "attributes", "expected"),
+    [
+        ([0, 10, 49, 50, 99, 100, 4000], LINEAR, [0.005, 0.105, 0.495, 0.505, 0.995, 1, 1]),
+        ([-1, 0, -300], {**SIGNED, **LINEAR}, [0, 0.005, 0]),
+        # (x - 50) / 100 + 0.5, and 1 / (1 + exp(-4 (x - 50) / 100))
+        ([0, 10, 50, 100, 999], {**EXACT, "VOILUTFunction": "LINEAR_EXACT"}, [0, 0.1, 0.5, 1, 1]),
+        ([0, 50, 75, 65535], {**EXACT, "VOILUTFunction": "SIGMOID"}, SIGMOID),
+        # PS3.3 C.11.2.1.2: a width of one is a threshold, x <= c - 0.5 black
+        ([49, 50, 51], {"WindowCenter": 50.5, "WindowWidth": 1}, [0, 0, 1]),
+        # the rescale comes before the window
+        ([500, 550, 600], {**rescale(2, -1000), **LINEAR}, [0.005, 1, 1]),
+        ([0, 50, 100], {**rescale(-1, 100), **LINEAR}, [1, 0.505, 0.005]),
+        ([0, 51, 255], {**rescale(-3, 7), **OCTETS}, [1, 0.8, 0]),
+        # a modality table: below its first entry the first, past the end the last
+        ([0, 10, 11, 12, 99], modality(lut(10, 16, [0, 50, 100])), [0.005, 0.005, 0.505, 1, 1]),
+        ([-3, -2, -1, 5], {**SIGNED, **modality(BELOW)}, [0.105, 0.105, 0.205, 0.205]),
+        # a VOI table wins over the window
+        ([4, 5, 6, 8], {**voi(lut(5, 12, [0, 1000, 4095])), **LINEAR}, [0, 0, 1000 / 4095, 1]),
+        ([0, 1, 2], voi(lut(0, 8, [255, 51, 0, 0], packed=True)), [1, 0.2, 0]),
+        ([0, 1, 2], voi(lut(0, 8, [255, 51, 0, 0])), [1, 0.2, 0]),
+        ([0, 65535], voi(raw_lut([0, 0, 16], REVERSED)), [1, 0]),  # 0 means 65,536 entries
+        # inversion after the window, and once
+        ([0, 10, 4000], {**LINEAR, **MONO1}, [0.995, 0.895, 0]),
+        ([0, 10, 4000], {**LINEAR, **INVERSE}, [0.995, 0.895, 0]),
+        ([0, 10, 4000], {**LINEAR, **MONO1, **INVERSE}, [0.995, 0.895, 0]),
+        ([0, 10, 4000], {**LINEAR, **MONO1, **IDENTITY}, [0.995, 0.895, 0]),
+        ([0, 10, 4000], {**LINEAR, **IDENTITY}, [0.005, 0.105, 1]),
+        ([0, 51, 255], {**OCTETS, **MONO1}, [1, 0.8, 0]),
+        # without a window the full range
+        ([0, 3, 15], {"BitsStored": 4}, [0, 0.2, 1]),
+        ([10, 51, 200], OCTETS, [10 / 255, 0.2, 200 / 255]),
+        ([1365] * 9, {"BitsStored": 12}, [1365 / 4095] * 9),
+    ],
 )
 def test_values(dicom, values, attributes, expected) -> None:
     data = dicom([values], **attributes)
@@ -159,19 +161,21 @@ def test_padding_range_includes_both_ends(dicom: Make, value: int, limit: int) -
 CUBIC = {"WindowCenter": 5, "WindowWidth": 3, "VOILUTFunction": "CUBIC"}
 
 
-@pytest.mark.cases(
-    "attributes, match",
-    (rescale(0, 1), "RescaleSlope is 0"),
-    ({"RescaleSlope": 1, "RescaleIntercept": "-1e31"}, r"1 x \+ -1e\+31"),
-    ({"WindowCenter": [5, 6], "WindowWidth": 3}, "2 window centers, 1 widths"),
-    ({"WindowWidth": 3}, "0 window centers, 1 widths"),
-    (CUBIC, "none of LINEAR, LINEAR_EXACT, SIGMOID"),
-    (voi(lut(0, 7, [1, 2])), r"LUTDescriptor is corrupt: \[2, 0, 7\]"),
-    (voi(lut(0, 12, [1, 4096])), "LUTData exceeds its 12 bits"),
-    (voi(Dataset()), r"LUTDescriptor is corrupt: \[\]"),
-    (voi(raw_lut([4, 0, 16], bytes(6))), "LUTData has 6 bytes for 4 entries"),
-    ({"ModalityLUTSequence": [lut(0, 16, [9, 9])], "BitsStored": 8}, "maps every value to one"),
-    ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 1, "BitsStored": 12}, "are padding"),
+@pytest.mark.parametrize(
+    ("attributes", "match"),
+    [
+        (rescale(0, 1), "RescaleSlope is 0"),
+        ({"RescaleSlope": 1, "RescaleIntercept": "-1e31"}, r"1 x \+ -1e\+31"),
+        ({"WindowCenter": [5, 6], "WindowWidth": 3}, "2 window centers, 1 widths"),
+        ({"WindowWidth": 3}, "0 window centers, 1 widths"),
+        (CUBIC, "none of LINEAR, LINEAR_EXACT, SIGMOID"),
+        (voi(lut(0, 7, [1, 2])), r"LUTDescriptor is corrupt: \[2, 0, 7\]"),
+        (voi(lut(0, 12, [1, 4096])), "LUTData exceeds its 12 bits"),
+        (voi(Dataset()), r"LUTDescriptor is corrupt: \[\]"),
+        (voi(raw_lut([4, 0, 16], bytes(6))), "LUTData has 6 bytes for 4 entries"),
+        ({"ModalityLUTSequence": [lut(0, 16, [9, 9])], "BitsStored": 8}, "maps every value to one"),
+        ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 1, "BitsStored": 12}, "are padding"),
+    ],
 )
 def test_invalid_grey_scales_are_refused(dicom, attributes, match) -> None:
     with pytest.raises(InvalidImageError, match=f"^x: .*{match}"):
@@ -185,12 +189,14 @@ def test_what_is_not_a_number_is_refused(dicom: Make, text: bytes) -> None:
         read_dicom(data)
 
 
-@pytest.mark.cases(
+@pytest.mark.parametrize(
     "window",
-    {"WindowWidth": 0},
-    {"WindowWidth": 0.5},
-    {"WindowWidth": -3, "VOILUTFunction": "SIGMOID"},
-    {"WindowWidth": 0, "VOILUTFunction": "LINEAR_EXACT"},
+    [
+        {"WindowWidth": 0},
+        {"WindowWidth": 0.5},
+        {"WindowWidth": -3, "VOILUTFunction": "SIGMOID"},
+        {"WindowWidth": 0, "VOILUTFunction": "LINEAR_EXACT"},
+    ],
 )
 def test_a_window_without_a_width_is_ignored(dicom: Make, window: dict[str, Any]) -> None:
     pixels = np.arange(4096).reshape(64, 64)
@@ -203,7 +209,9 @@ def test_a_window_without_a_width_is_ignored(dicom: Make, window: dict[str, Any]
     assert tuple(notes) == image.notes
 
 
-@pytest.mark.cases("most, white", (4095, 4095), (4094, 4095), (16383, 16383), (32767, 65535))
+@pytest.mark.parametrize(
+    ("most", "white"), [(4095, 4095), (4094, 4095), (16383, 16383), (32767, 65535)]
+)
 def test_voi_table_of_fewer_bits_than_it_says(dicom: Make, most: int, white: int) -> None:
     """Agfa: 12-bit entries under a descriptor of 16; white is the highest 12-bit value."""
     image = read_dicom(dicom([[0, 1, 2]], **voi(lut(0, 16, [0, most // 2, most]))))

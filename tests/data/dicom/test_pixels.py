@@ -152,12 +152,14 @@ def test_baseline_jpeg_as_pillow_decodes_it(dicom: Make) -> None:
     np.testing.assert_array_equal(stored(data), np.asarray(Image.open(BytesIO(frame))))
 
 
-@pytest.mark.cases(
-    "end, frame, bound",
-    (".4.51", jpeg(WORDS, level=98, bitspersample=12), 25),
-    (".4.81", imagecodecs.jpegls_encode(WORDS, 3), 3),  # near-lossless by 3
-    (".4.91", jpeg_2000(WORDS, level=70, bitspersample=12), 6),
-    (".4.203", imagecodecs.htj2k_encode(WORDS, 0.0001), 10),
+@pytest.mark.parametrize(
+    ("end", "frame", "bound"),
+    [
+        (".4.51", jpeg(WORDS, level=98, bitspersample=12), 25),
+        (".4.81", imagecodecs.jpegls_encode(WORDS, 3), 3),  # near-lossless by 3
+        (".4.91", jpeg_2000(WORDS, level=70, bitspersample=12), 6),
+        (".4.203", imagecodecs.htj2k_encode(WORDS, 0.0001), 10),
+    ],
     ids=["extended, 12 bits", "jpeg-ls", "jpeg 2000", "htj2k"],
 )
 def test_lossy(dicom: Make, end: str, frame: bytes, bound: int) -> None:
@@ -165,11 +167,13 @@ def test_lossy(dicom: Make, end: str, frame: bytes, bound: int) -> None:
     assert 0 < np.abs(stored(data) - SMOOTH).max() <= bound
 
 
-@pytest.mark.cases(
-    "words, attributes, values",
-    ([0xF123, 0x0FFF], {}, [0x123, 0xFFF]),  # bits above the stored ones are cut off
-    ([0x0800, 0x07FF, 0x1FFF], {"PixelRepresentation": 1}, [-2048, 2047, -1]),
-    ([0x123F, 0xFFF0], {"HighBit": 15}, [0x123, 0xFFF]),  # 12 bits further up
+@pytest.mark.parametrize(
+    ("words", "attributes", "values"),
+    [
+        ([0xF123, 0x0FFF], {}, [0x123, 0xFFF]),  # bits above the stored ones are cut off
+        ([0x0800, 0x07FF, 0x1FFF], {"PixelRepresentation": 1}, [-2048, 2047, -1]),
+        ([0x123F, 0xFFF0], {"HighBit": 15}, [0x123, 0xFFF]),  # 12 bits further up
+    ],
 )
 def test_stored_bits(dicom, words, attributes, values) -> None:
     data = dicom([words], BitsStored=12, pixel_bytes=np.array(words, "<u2").tobytes(), **attributes)
@@ -322,24 +326,26 @@ J2K, LS = jpeg_2000(WORDS), imagecodecs.jpegls_encode(WORDS)
 SEGMENTS = "<16I"
 
 
-@pytest.mark.cases(
-    "end, frame, match",
-    (".4.50", b"\xff\xd8\xff\xc0", "truncated or damaged at byte"),
-    (".4.50", b"JPEG" * 9, "truncated or damaged at byte"),
-    (".4.50", jpeg(BYTES)[:-2] + b"\0\0", r"end marker \(EOI\) is missing"),
-    (".4.50", jpeg(BYTES).replace(b"\xff\xc0", b"\xff\xc2"), "JPEG of kind C2"),
-    (".4.80", jpeg(BYTES), "JPEG of kind C0, not its syntax's. Re-encode it"),
-    (".4.50", imagecodecs.jpegls_encode(BYTES), "JPEG of kind F7"),
-    (".4.80", imagecodecs.jpegls_encode(BYTES)[:200] + b"\xff\xd9", "JPEG-LS pixels are dam"),
-    (".4.90", J2K, "codestream has 16 bits, the header 8"),
-    (".4.90", jpeg_2000(BYTES)[:400] + b"\xff\xd9", r"damaged \(Jpeg2kError\)"),
-    (".4.90", b"\xff\x4f\xff\x51" + bytes(30), "JPEG 2000 codestream has no header"),
-    (".4.90", b"nothing of the kind", "JPEG 2000 codestream has no header"),
-    (".5", struct.pack(SEGMENTS, 2, 64, 70, *[0] * 13), "has 2 segments, not 1"),
-    (".5", struct.pack(SEGMENTS, 1, 999, *[0] * 14), "has 1 segments, not 1 in order"),
-    (".5", struct.pack(SEGMENTS, 1, 64, *[0] * 14) + b"\x81\7", "RLE segment has 128 of 960"),
-    (".5", b"short", r"RLE Lossless pixels are damaged \(error\)"),
-    (".5", rle(BYTES)[:64] + b"\x7f" * 9, r"RLE Lossless pixels are damaged \(ImcdError"),
+@pytest.mark.parametrize(
+    ("end", "frame", "match"),
+    [
+        (".4.50", b"\xff\xd8\xff\xc0", "truncated or damaged at byte"),
+        (".4.50", b"JPEG" * 9, "truncated or damaged at byte"),
+        (".4.50", jpeg(BYTES)[:-2] + b"\0\0", r"end marker \(EOI\) is missing"),
+        (".4.50", jpeg(BYTES).replace(b"\xff\xc0", b"\xff\xc2"), "JPEG of kind C2"),
+        (".4.80", jpeg(BYTES), "JPEG of kind C0, not its syntax's. Re-encode it"),
+        (".4.50", imagecodecs.jpegls_encode(BYTES), "JPEG of kind F7"),
+        (".4.80", imagecodecs.jpegls_encode(BYTES)[:200] + b"\xff\xd9", "JPEG-LS pixels are dam"),
+        (".4.90", J2K, "codestream has 16 bits, the header 8"),
+        (".4.90", jpeg_2000(BYTES)[:400] + b"\xff\xd9", r"damaged \(Jpeg2kError\)"),
+        (".4.90", b"\xff\x4f\xff\x51" + bytes(30), "JPEG 2000 codestream has no header"),
+        (".4.90", b"nothing of the kind", "JPEG 2000 codestream has no header"),
+        (".5", struct.pack(SEGMENTS, 2, 64, 70, *[0] * 13), "has 2 segments, not 1"),
+        (".5", struct.pack(SEGMENTS, 1, 999, *[0] * 14), "has 1 segments, not 1 in order"),
+        (".5", struct.pack(SEGMENTS, 1, 64, *[0] * 14) + b"\x81\7", "RLE segment has 128 of 960"),
+        (".5", b"short", r"RLE Lossless pixels are damaged \(error\)"),
+        (".5", rle(BYTES)[:64] + b"\x7f" * 9, r"RLE Lossless pixels are damaged \(ImcdError"),
+    ],
 )
 def test_damaged_codestreams(dicom: Make, end: str, frame: bytes, match: str) -> None:
     refused(dicom(BYTES, syntax=UID + end, frames=[frame], BitsAllocated=8), match)

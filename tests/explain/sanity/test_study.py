@@ -43,12 +43,14 @@ def test_networks_are_drawn_too(sample: Sample, rng: np.random.Generator) -> Non
     assert spread.high - spread.low == pytest.approx(high - low, rel=0.15)
 
 
-@pytest.mark.cases(
-    "rows, has_interval",
-    (slice(20), True),  # two images a patient: 10 patients
-    (slice(18), False),
-    (slice(1, None, 2), True),
-    (slice(3, None, 2), False),  # fewer than half of the images
+@pytest.mark.parametrize(
+    ("rows", "has_interval"),
+    [
+        (slice(20), True),  # two images a patient: 10 patients
+        (slice(18), False),
+        (slice(1, None, 2), True),
+        (slice(3, None, 2), False),  # fewer than half of the images
+    ],
 )
 def test_intervals_need_patients_and_images(sample, rng, rows, has_interval) -> None:
     values = np.full(24, np.nan)
@@ -88,11 +90,13 @@ def test_similarity_is_rated_by_halfway_to_one(sample, similarity, low, high) ->
     assert sample.rate_similarity(values, chance, high=True).verdict == high
 
 
-@pytest.mark.cases(
-    "control, verdict",
-    (0.4 - sanity.MARGIN - 0.01, "undecided"),
-    (0.4 - sanity.MARGIN + 0.01, "passes"),
-    (0.9, "passes"),
+@pytest.mark.parametrize(
+    ("control", "verdict"),
+    [
+        (0.4 - sanity.MARGIN - 0.01, "undecided"),
+        (0.4 - sanity.MARGIN + 0.01, "passes"),
+        (0.9, "passes"),
+    ],
 )
 def test_an_excess_over_the_control_does_not_pass(sample, control, verdict) -> None:
     values, chance = np.full((4, 24), 0.4), np.zeros((4, 24))
@@ -124,14 +128,16 @@ def test_the_side_of_a_margin(low: float, high: float, verdict: str, margin: flo
     assert sanity.OF_SIDE[sanity.Mean(0, -high, -low - margin).side(margin)] == mirrored
 
 
-@pytest.mark.cases(
-    "verdicts, wanted",
-    (["passes", "passes"], "passes"),
-    (["passes", "not run"], "passes"),
-    (["passes", "undecided"], "undecided"),
-    (["undecided", "fails"], "fails"),
-    (["not run", "not run"], "not run"),
-    ([], "not run"),
+@pytest.mark.parametrize(
+    ("verdicts", "wanted"),
+    [
+        (["passes", "passes"], "passes"),
+        (["passes", "not run"], "passes"),
+        (["passes", "undecided"], "undecided"),
+        (["undecided", "fails"], "fails"),
+        (["not run", "not run"], "not run"),
+        ([], "not run"),
+    ],
 )
 def test_verdicts_together(verdicts: list[str], wanted: str) -> None:
     assert sanity.combine_verdicts(verdicts) == wanted

@@ -304,12 +304,14 @@ def test_a_moved_run_keeps_its_best(before, moving, tmp_path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*can be")
-@pytest.mark.cases(
-    "scores, kept, choice",
-    ((NAN, NAN, NAN), 2, "last epoch: score was undefined in every one"),
-    ((NAN, 0.5, NAN), 1, "best score"),
-    ((0.5, NAN, 0.4), 0, "best score"),
-    ((0.5, 0.5, 0.5), 0, "best score"),
+@pytest.mark.parametrize(
+    ("scores", "kept", "choice"),
+    [
+        ((NAN, NAN, NAN), 2, "last epoch: score was undefined in every one"),
+        ((NAN, 0.5, NAN), 1, "best score"),
+        ((0.5, NAN, 0.4), 0, "best score"),
+        ((0.5, 0.5, 0.5), 0, "best score"),
+    ],
 )
 @pytest.mark.parametrize("moved", [False, True])
 def test_without_a_score_the_last_epoch_is_kept(scores, kept, choice, moved, tmp_path) -> None:
