@@ -11,12 +11,12 @@ import timm
 import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
-from torch.optim import SGD, AdamW, lr_scheduler
+from torch.optim import LBFGS, SGD, AdamW, lr_scheduler
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, MultiStepLR
 
 import xray_lightning as xl
 from xray_lightning import ConfigError, Constant, Cosine, Plateau, Step, XrayNet
-from xray_lightning.training.optim import Schedule, make_optimizer, parameter_groups
+from xray_lightning.training.optim import Schedule, fuse, make_optimizer, parameter_groups
 
 
 @pytest.fixture(params=["test_resnet", "test_vit", "test_convnext"])
@@ -260,3 +260,17 @@ def test_settings_of_schedules_callbacks_and_losses(make: Any, name: str, value:
     match = rf"(schedule\.|loss\.|gate: |freeze_|ema_){name} must be .*, got "
     with pytest.raises(ConfigError, match=f"^{match}{re.escape(repr(value))}"):
         make(**{name: value})
+
+
+def test_a_fused_step_on_a_gpu_that_clips_nothing() -> None:
+    plain, told = partial(AdamW, lr=0.1), partial(AdamW, fused=False)
+    for given, device, clip, fused in (
+        (plain, "cuda", None, True),
+        (plain, "cuda", 1.0, False),
+        (plain, "cpu", None, False),
+        (told, "cuda", None, False),
+        (partial(LBFGS, lr=0.1), "cuda", None, False),
+    ):
+        made = fuse(given, device, clip)
+        assert made.keywords.get("fused", False) == fused
+        assert made.func is given.func

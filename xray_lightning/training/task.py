@@ -19,7 +19,7 @@ from xray_lightning.errors import ConfigError, NonFiniteLossError, require_choic
 from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
 from xray_lightning.models.network import XrayNet
 from xray_lightning.training.losses import BCE, ConditionalBCE
-from xray_lightning.training.optim import OptimizerFactory, Plateau, Schedule, make_optimizer
+from xray_lightning.training.optim import OptimizerFactory, Plateau, Schedule, fuse, make_optimizer
 from xray_lightning.training.sharding import fill_whole, shard
 
 
@@ -200,7 +200,9 @@ class XrayTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser over backbone and head; the schedule moves every step."""
-        optimizer = make_optimizer(self.optimizer, self.net, self.head_lr, self.layer_decay)
+        kind = self.trainer.strategy.root_device.type
+        factory = fuse(self.optimizer, kind, self.trainer.gradient_clip_val)
+        optimizer = make_optimizer(factory, self.net, self.head_lr, self.layer_decay)
         if self.schedule is None:
             return optimizer
         self._start_schedule(self.schedule)
