@@ -211,7 +211,7 @@ def test_what_a_sampler_changes(tmp_path: Path) -> None:
     ("overrides", "lines", "warned"),
     [
         (["loss=weighted_bce"], 0, False),
-        (["sampler=patient_balanced"], 1, False),
+        (["sampler=patient_balanced", "compile=true"], 1, False),
         (["sampler=disease_balanced", "loss=weighted_bce"], 1, True),
     ],
 )
@@ -224,6 +224,7 @@ def test_the_log(overrides, lines, warned, caplog) -> None:
     assert caplog.text.count("the sampler changes the prevalence in training: ") == lines
     assert ("loss: counted on the training set, not on what" in caplog.text) == warned
     assert f"2 processes x {config.batch_size} images a step" in caplog.text
+    assert ("compile: the first step with each number" in caplog.text) == config.compile
 
 
 def restored() -> None:

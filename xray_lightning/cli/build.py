@@ -65,7 +65,6 @@ def task_from(config: Settings, data: XrayDataModule) -> XrayTask:
     require_sizes(net, config.image_size, config.batch_size)
     if config.compile:
         net.compile(dynamic=False)
-        LOG.info("compile: the first step of each size of batch takes up to minutes")
     settings = {"schedule": make(config.schedule), "tta": config.tta, **make(config.optim)}
     task = XrayTask(net, loss_from(config, data), labels=data.labels, **settings)
     make_optimizer(task.optimizer, net, task.head_lr, task.layer_decay)  # refuses its settings
@@ -125,10 +124,8 @@ def trainer_from(
     if node["precision"] == "auto":
         node["precision"] = "bf16-mixed" if on_gpu else "32-true"
     torch.backends.cudnn.allow_tf32 = node["precision"] != "32-true"  # float32 is float32
-    trains = callbacks is not None
-    if not node.get("deterministic"):  # the quickest of cuDNN's algorithms; scores: always the same
-        node.setdefault("benchmark", trains and on_gpu)
     factory = make(OmegaConf.create({**node, "_partial_": True}))
+    trains = callbacks is not None
     loggers = [*make(config.logger).values()] if trains else []
     try:
         return make_trainer(factory, folder, callbacks or progress(), loggers=loggers, fit=trains)

@@ -308,6 +308,7 @@ def make_trainer(
     # Lightning's at a requeue by Slurm: amid an epoch, and even trainer.predict would load it
     for path in Path(folder).glob("hpc_ckpt_*.ckpt"):
         path.unlink(missing_ok=True)
+    torch.backends.cudnn.benchmark = fit  # try its algorithms, unless Lightning is told otherwise
     return factory(
         callbacks=[KeepSigterm(), *callbacks],
         logger=list(loggers) or False,
@@ -339,8 +340,8 @@ def log_run(data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
     net, notes, sampling = task.net, usage_notes(data.source), describe_sampling(data)
     sizes = [(one.numel() / 1e6, one.requires_grad) for one in net.parameters()]
     name = getattr(net, "config", {}).get("backbone", type(net).__name__)
-    loaded = getattr(net, "load_report", None)
-    about = [*notes, *data.split.notes], sampling, name, loaded, sizes, trainer.world_size
+    loaded, compiled = getattr(net, "load_report", None), net._compiled_call_impl
+    about = [*notes, *data.split.notes], sampling, name, loaded, sizes, trainer.world_size, compiled
     for line in tell(__package__, "used", data, *about):
         LOG.info("%s", line)
     counted = bool(sampling) and any(buffer.numel() for buffer in task.loss.buffers())
