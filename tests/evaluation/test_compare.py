@@ -61,9 +61,11 @@ def test_equal_models_in_another_order() -> None:
     found = compare(STRONG, shuffled, draws=50)
     assert found.verdict.startswith("identical: A and B give every image the same scores")
     assert "0.0000" not in found.verdict, "not: would show a true difference of 0.0000"
-    verdict = compare(predictions(0.5, 0), predictions(0.5, 1), draws=200).verdict
-    assert verdict.startswith("indistinguishable (mean AUROC")
-    assert verdict.endswith("after correction: none")
+    noise = compare(predictions(0.5, 0), predictions(0.5, 1), draws=200)
+    assert noise.verdict.startswith("indistinguishable (mean AUROC")
+    assert noise.verdict.endswith("after correction: none")
+    few = replace(noise, mean=replace(noise.mean, detectable=1.2))
+    assert "would show no true difference in 80 %" in few.verdict
 
 
 def test_what_could_not_be_tested_is_said() -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import secrets
+import signal
 import socket
 import traceback
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -327,6 +329,16 @@ def serve(
 
 
 class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGHUP too, which uvicorn does not know."""
+        with super().capture_signals():
+            before = signal.signal(signal.SIGHUP, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Tells the desk first, in its own loop: a signal comes at any line."""
         close = self.config.app.state.desk.close  # type: ignore[union-attr]
