@@ -1,6 +1,7 @@
 """A module imports from a lower floor, or from its own folder without a circle."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def test_borders() -> None:
         roots = {target.split(".")[0] for target in imports(path)}
         assert name.startswith("xray_lightning.cli") or not roots & OF_THE_COMMANDS, name
         assert name == "xray_lightning.data.transforms" or "albumentations" not in roots, name
+
+
+def test_every_error_has_its_words() -> None:
+    code = "".join(path.read_text() for path in TREES)
+    words = re.findall(r"{% macro (\w+)", (ROOT / "xray_lightning" / "errors.txt.j2").read_text())
+    assert sorted(set(re.findall(r"""\bfault\(\s*["'](\w+)""", code))) == sorted(words)
 
 
 def test_top_level_is_fixed() -> None:

@@ -16,6 +16,12 @@ def tell(package: str, subject: str, *about: Any) -> list[str]:
     return [line for line in macro(*about).split("\n") if line]
 
 
+def fault(subject: str, *about: Any) -> str:
+    """What an error says: a macro of ``errors.txt.j2``; text from data stands as is."""
+    errors = open_templates(__package__).get_template("errors.txt.j2").module
+    return str(getattr(errors, subject)(*about))
+
+
 @cache
 def open_templates(package: str) -> "Environment":
     """The templates of a package's folder; what is put into HTML is escaped."""
@@ -35,6 +41,8 @@ def open_templates(package: str) -> "Environment":
         "p_value": p_text,
         "whole": lambda count: "-" if count is None else f"{count:,}",
         "patients": patients_text,
+        "first_few": name_first,
+        "repr": repr,
         "cell": lambda text: " ".join(str(text).split()).replace("|", "\\|"),  # of Markdown
     }
     return environment

@@ -37,6 +37,7 @@ from xray_lightning.errors import CacheError, ConfigError
 from xray_lightning.progress import Report, show_progress
 from xray_lightning.records import Record, read_column
 from xray_lightning.shards import WHOLE, Shard
+from xray_lightning.wording import fault
 from xray_lightning.writing import Json, open_replacing, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -223,11 +224,7 @@ def spot_check(cache: ImageCache, source: Source, parts: "Sequence[_Part]") -> N
         same_size = tuple(cache.sizes[row]) == image.shape
         square = fit_square(image, cache.images.shape[1])
         if not (same_size and np.array_equal(cache.square(row), square)):
-            raise mismatch(
-                cache.path,
-                f"{record.image_id} differs from the cached image, so the source files have "
-                "changed since",
-            )
+            raise mismatch(cache.path, fault("changed", record.image_id))
 
 
 def row_types(size: int) -> dict[str, str]:
@@ -252,10 +249,7 @@ def read_manifest(folder: Path) -> Json | None:
 
 def mismatch(folder: Path, reason: str) -> CacheError:
     """The error for a folder that cannot be used, with its remedy."""
-    return CacheError(
-        f"the image cache {folder} does not match: {reason}. Delete this folder to build it again, "
-        f"or {REMEDY}"
-    )
+    return CacheError(fault("mismatch", folder, reason, REMEDY))
 
 
 @dataclass(frozen=True)
@@ -316,10 +310,7 @@ def _build(
         logger.warning("how images were read: %s", line)
     if failures:
         lines = "\n  ".join(failures[:NAMED_FAILURES] + ["..."] * (len(failures) > NAMED_FAILURES))
-        raise errors.InvalidImageError(
-            f"{len(failures):,} of {count:,} images are unreadable:\n  {lines}\nAll others are "
-            "cached. Download these again, or take their lines out of the label table"
-        )
+        raise errors.InvalidImageError(fault("unreadable", failures, count, lines))
 
 
 def _copy(part: _Part, local: Path) -> _Part:
@@ -357,10 +348,7 @@ def _create(part: _Part, missing: Sequence[_Part]) -> None:
     needed = sum(sum(one.file_sizes.values()) for one in new)
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
-        raise CacheError(
-            f"the image cache needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free at "
-            f"{folder.parent}: {REMEDY}, or a smaller image size"
-        )
+        raise CacheError(fault("cache_space", needed, free, folder.parent, REMEDY))
     folder.mkdir()
     try:
         for name, size in manifest.file_sizes.items():

@@ -24,6 +24,7 @@ from xray_lightning.data.source import Source, find_files, find_table, index_ima
 from xray_lightning.data.tables import open_text
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Box, Record, Records
+from xray_lightning.wording import fault
 
 SIDE = 1024  # px of the square images that were outlined
 LABELS = read_facts("chestxdet").labels
@@ -89,17 +90,15 @@ def read_outlines(path: Path, outlines: dict[str, list[Outline]]) -> list[str]:
         raise TableError(f"{path} is not a list of entries. Download it again")
     names = []
     for number, entry in enumerate(entries, start=1):
+        place = f"{path}, entry {number}"
         try:
             triples = zip(entry["syms"], entry["boxes"], entry["polygons"], strict=True)
             own = [_make_outline(*triple) for triple in triples]
             name = str(entry["file_name"])
         except (KeyError, TypeError, ValueError) as error:
-            raise TableError(
-                f"{path}, entry {number}: file_name, syms, boxes and polygons, one of each per "
-                f"outline, are not as published: {type(error).__name__} {error}"
-            ) from error
+            raise TableError(fault("outlines", place, type(error).__name__, error)) from error
         if name in outlines:
-            raise TableError(f"{path}, entry {number}: {name!r} stands twice. Remove one of them")
+            raise TableError(f"{place}: {name!r} stands twice. Remove one of them")
         outlines[name] = own
         names.append(name)
     return names

@@ -27,6 +27,7 @@ from xray_lightning.errors import ConfigError, DataError, InvalidImageError
 from xray_lightning.folders import lock_folder
 from xray_lightning.results import Result
 from xray_lightning.shards import WHOLE, Shard, lock_shards
+from xray_lightning.wording import fault
 from xray_lightning.writing import read_written, write_file, write_rows, write_table
 
 NAMES = "names.csv"
@@ -178,10 +179,7 @@ def _number_images(names: Sequence[str], out: Path) -> list[str]:
     strange = [file for file in known.values() if not re.fullmatch(r"\d{6,}\.png", file)]
     strange += sorted({file.name for file in out.glob("*.png")} - set(known.values()))
     if strange:
-        raise DataError(
-            f"{path} and the pictures beside it do not match, the first is {strange[0]!r}: restore "
-            "the table, or name another folder"
-        )
+        raise DataError(fault("numbered_pictures", path, strange[0]))
     most = max((int(Path(file).stem) for file in known.values()), default=0)
     new = [name for name in names if name not in known]
     known |= {name: f"{number:06d}.png" for number, name in enumerate(new, start=most + 1)}

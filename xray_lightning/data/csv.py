@@ -16,6 +16,7 @@ from xray_lightning.data.source import Source, locate_files, require_directory, 
 from xray_lightning.data.tables import Table, binary, read_boxes, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Records
+from xray_lightning.wording import fault
 
 RESERVED = ("image", "patient", "split", "age", "sex", "view", "follow_up")
 NO_LABELS = (  # columns, in any case, that tell of the image or the split
@@ -60,10 +61,7 @@ class CsvTable(Source):
     ) -> None:
         entries, columns = read_table(Path(table)), {} if columns is None else columns
         if not isinstance(columns, Mapping) or not set(columns) <= set(RESERVED):
-            raise ConfigError(
-                "data.columns is a mapping such as {patient: subject_id}, of any of "
-                f"{', '.join(RESERVED)}; got {columns!r}"
-            )
+            raise ConfigError(fault("columns", RESERVED, columns))
         entries.require(*columns.values())
         rest = [name for name in entries.columns if name not in {*columns, *columns.values()}]
         entries = replace(entries, frame=entries.frame.select(*rest, **columns))
@@ -96,9 +94,7 @@ def _choose_labels(table: Table, chosen: Sequence[str] | None, notes: list[str])
         raise ConfigError(f"data.labels is a list of columns such as [{chosen}], got {chosen!r}")
     labels = tuple(chosen)
     if not labels or len(set(labels)) < len(labels) or set(labels) & set(RESERVED):
-        raise ConfigError(
-            f"labels must be different columns other than {', '.join(RESERVED)}, got {labels!r}"
-        )
+        raise ConfigError(fault("label_columns", RESERVED, labels))
     table.require(*labels)
     return labels
 
@@ -112,11 +108,7 @@ def _make_records(
     boxes = (
         read_boxes(read_table(Path(box_path)), BOX_COLUMNS, labels, set(images)) if box_path else {}
     )
-    wanted = (
-        "1, 0, True, False, or blank or -1 for unknown: labels are binary, several an image. A "
-        "column of classes or grades becomes one 0/1 column for each; data.labels=[...] names the "
-        "labels, data.columns={patient: ...} what other columns are"
-    )
+    wanted = fault("wanted_targets")
     of_labels = (table.convert(label, binary, wanted) for label in labels)
     targets = np.column_stack([*of_labels])  # (N, L)
     notes += say("unknown_targets", int(np.isnan(targets).sum()))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xray_lightning.errors import DataNotFoundError, InvalidImageError
+from xray_lightning.wording import fault
 
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", *DICOM_ENDINGS)
@@ -105,10 +106,7 @@ def find_images(names: Sequence[str | Path]) -> ImageFiles:
             for path in walk_files(place.resolve(), follow=True):
                 (images if looks_like_image(path) else skipped)[path] = None
     if not images:
-        raise DataNotFoundError(
-            f"no image in {', '.join(map(str, names))}: {len(skipped):,} files there are neither "
-            "DICOM nor PNG, JPEG, BMP or TIFF"
-        )
+        raise DataNotFoundError(fault("no_image_file", names, skipped))
     links = [path for path in images if path.is_symlink() and path.resolve() in images]
     listed = [path for path in images if path not in set(links)]
     return ImageFiles(listed, [path for path in skipped if path not in images], links)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from xray_lightning.data.source import Mask, Pixels
 from xray_lightning.errors import InvalidImageError
 from xray_lightning.records import Box
+from xray_lightning.wording import fault
 
 Rectangle = tuple[float, float, float, float]  # x, y, width, height
 
@@ -25,9 +26,7 @@ def padding(height: int, width: int) -> tuple[int, int]:
 def fit_square(image: Pixels, size: int) -> Pixels:
     """The whole image (H, W) in a square (size, size), uint8, its aspect preserved."""
     if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
-        raise InvalidImageError(
-            f"expected a grey image, (H, W) uint8, got {image.shape} {image.dtype}"
-        )
+        raise InvalidImageError(fault("no_grey_image", image))
     height, width = image.shape
     if height != width:
         top, left = padding(height, width)

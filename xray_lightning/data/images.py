@@ -36,6 +36,7 @@ from xray_lightning.data.dicom.pixels import jpeg_segments
 from xray_lightning.data.files import JPEG, PNG, TIFF, is_dicom, read_file
 from xray_lightning.errors import MissingImagesError
 from xray_lightning.records import Record
+from xray_lightning.wording import fault
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -80,10 +81,7 @@ def read_image(path: Path, bits: int = 16) -> Pixels:
 def read_record(record: Record, bits: int = 16) -> Pixels:
     """The picture of a record that is a file, (H, W) uint8."""
     if record.path is None:
-        raise MissingImagesError(
-            f"image {record.image_id} of the label table is not on disk. Complete the download, or "
-            "leave out the records named in `missing`"
-        )
+        raise MissingImagesError(fault("no_file", record.image_id))
     return read_image(record.path, bits)
 
 

@@ -23,9 +23,10 @@ import numpy as np
 
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts, say
-from xray_lightning.data.tables import Table, format_count, open_text, read_boxes, read_table
+from xray_lightning.data.tables import Table, open_text, read_boxes, read_table
 from xray_lightning.errors import DataNotFoundError, SplitError, TableError
 from xray_lightning.records import CHEST_XRAY14, Box, Records, encode, read_column
+from xray_lightning.wording import fault
 
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
 
@@ -117,17 +118,11 @@ def _read_lists(
     if len(absent) == len(LISTS):
         return None
     if absent:
-        raise DataNotFoundError(
-            f"there is no list {folders[0] / LISTS[absent[0]][0]}, but the other of the two is "
-            "there. Add it, or remove the other to go without the official split"
-        )
+        raise DataNotFoundError(fault("one_list", folders[0] / LISTS[absent[0]][0]))
     index = NameIndex(images)
     listed = {subset: frozenset(read_list(path, index)) for subset, path in paths.items() if path}
     if shared := sorted(listed["train_val"] & listed["test"]):
-        raise SplitError(
-            f"{paths['train_val']} and {paths['test']} share {format_count(len(shared), 'image')}, "
-            f"the first is {shared[0]}. Download both again"
-        )
+        raise SplitError(fault("lists_share", paths, shared))
     for subset, names in listed.items():
         notes += say("unknown_names", subset, len(names - index.ids), len(names))
     anywhere = listed["train_val"] | listed["test"]
@@ -147,10 +142,7 @@ _NIH_IMAGE = re.compile(r"(\d{1,8})_(\d{3})(\.png)?", re.IGNORECASE)
 def require_all(path: Path, images: Iterable[str], named: Collection[str], remedy: str) -> None:
     """Check that a table names all images of the label table."""
     if absent := [image for image in images if image not in named]:
-        raise TableError(
-            f"{path} lacks {format_count(len(absent), 'image')} of the label table, the first is "
-            f"{absent[0]}: {remedy}"
-        )
+        raise TableError(fault("lacks_images", path, absent, remedy))
 
 
 def match_exposures(

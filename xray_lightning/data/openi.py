@@ -25,6 +25,7 @@ from xray_lightning.data.tables import read_table
 from xray_lightning.data.vocabulary import encode_words, name_map, read_label_map
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import Record
+from xray_lightning.wording import fault
 
 REPORTS, HEADERS = "ecgen-radiology", "nlmcxr_dicom_metadata.csv"
 IMAGE_FOLDERS = ("", "NLMCXR_png", "images")
@@ -116,10 +117,7 @@ def read_views(root: Path, *, needed: bool) -> dict[str, str]:
         table = read_table(path, _IMAGE, _VIEW, once=_IMAGE)
         return dict(zip(table.text(_IMAGE), table.text(_VIEW), strict=True))
     if needed:
-        raise ConfigError(
-            f"there is no {root / HEADERS} (nor .gz), the only place that tells views: add it, or "
-            "take all images, lateral ones too (data.views=null)"
-        )
+        raise ConfigError(fault("no_headers", root / HEADERS))
     return {}
 
 

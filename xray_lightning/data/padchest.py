@@ -28,10 +28,11 @@ import numpy.typing as npt
 from xray_lightning.data.images import Pixels, read_record
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.source import Identity, Source, find_table, index_images, read_facts
-from xray_lightning.data.tables import Rows, Table, allowed_ages, format_count, read_table
+from xray_lightning.data.tables import Rows, Table, allowed_ages, read_table
 from xray_lightning.data.vocabulary import LabelMap, encode_words, name_map, read_label_map
 from xray_lightning.errors import ConfigError, TableError, require_choice
 from xray_lightning.records import Record, Records
+from xray_lightning.wording import fault
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 LABEL_MAP = Path(__file__).with_suffix(".yaml")
@@ -177,10 +178,7 @@ def _find_others(
         index = NameIndex(table.text(_IMAGE))
         listed = set(read_list(Path(exclude), index))
         if unknown := sorted(listed - index.ids):
-            raise TableError(
-                f"{exclude} names {format_count(len(unknown), 'image')} that the table lacks, the "
-                f"first is {unknown[0]}: correct the list (data.exclude)"
-            )
+            raise TableError(fault("excluded", exclude, unknown))
         others["in data.exclude"] = table.column(_IMAGE).is_in(listed)
     if not pediatric:
         others["children"] = table.column(_AGE_GROUP) == "PED"

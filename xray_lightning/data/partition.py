@@ -20,6 +20,7 @@ from xray_lightning.data.source import Source, say
 from xray_lightning.data.tables import Table
 from xray_lightning.errors import DataNotFoundError, SplitError
 from xray_lightning.records import Record, patient_ids, patients_known, read_column
+from xray_lightning.wording import fault
 
 Indices = npt.NDArray[np.int64]
 Images = Sequence[Record]
@@ -167,15 +168,9 @@ def find_shared_patients(records: Images, subsets: Mapping[str, Indices]) -> dic
 
 def _check_range(subset: str, indices: Indices, count: int) -> None:
     if not len(indices):
-        raise SplitError(
-            f"the {subset} set is empty: give it a larger fraction, or check that its images are "
-            "in the label table and on disk"
-        )
+        raise SplitError(fault("empty_subset", subset))
     if indices[0] < 0 or indices[-1] >= count:
-        raise SplitError(
-            f"the {subset} set has positions {indices[0]} to {indices[-1]}, the records have 0 to "
-            f"{count - 1}"
-        )
+        raise SplitError(fault("positions", subset, indices, count - 1))
 
 
 def _find_repeats(records: Images, subsets: Mapping[str, Indices]) -> list[str]:

@@ -28,6 +28,7 @@ from xray_lightning.data.source import Source, find_files, find_table, index_ima
 from xray_lightning.data.tables import Table, is_present, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError, require_choice
 from xray_lightning.records import Box, Records
+from xray_lightning.wording import fault
 
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
 STAGES = ("stage_2", "stage_1")  # best first
@@ -116,11 +117,7 @@ def read_rows(table: Table, label: str) -> dict[str, tuple[Box, ...]]:
         x, y, width, height = numbers
         inside = x >= 0 and y >= 0 and x + width <= BOX_FRAME[0] and y + height <= BOX_FRAME[1]
         if opacity and not (inside and width > 0 and height > 0):  # NaN fails every comparison
-            raise TableError(
-                f"{table.place(i)}: Target 1 needs a box inside the {BOX_FRAME[0]} x "
-                f"{BOX_FRAME[1]} image, got x, y, width, height {numbers}. Correct or remove the "
-                "row"
-            )
+            raise TableError(fault("box_inside", table.place(i), BOX_FRAME, numbers))
         own = (Box(label, *numbers),) if opacity else ()
         if not opacity and not all(map(math.isnan, numbers)):
             raise TableError(f"{table.place(i)}: {image} has Target 0 and a box. Correct the row")
@@ -136,9 +133,7 @@ def read_classes(
     """Class of every image; empty where no class info is there and none is needed."""
     paths = find_files(place.parent, place.name)
     if not paths and required:
-        raise DataNotFoundError(
-            f"there is no {place}, which tells the normal images: add it, or set data.negatives=all"
-        )
+        raise DataNotFoundError(fault("no_classes", place))
     classes: dict[str, str] = {}
     for table in map(read_table, paths[:1]):
         table.require(_IMAGE, _CLASS)

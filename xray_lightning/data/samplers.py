@@ -15,6 +15,7 @@ from numpy.random import Generator
 from torch.utils.data import DistributedSampler
 
 from xray_lightning.errors import DataError, require_number
+from xray_lightning.wording import fault
 
 Targets = npt.NDArray[np.float32]
 Order = npt.NDArray[np.int64]
@@ -52,9 +53,7 @@ def disease_balanced_sampler(
         raise DataError("disease_balanced: no training image has a positive; use sampler=uniform")
     normal = np.flatnonzero((targets == 0).all(axis=1))
     if normal_share > 0 and not len(normal):
-        raise DataError(
-            "disease_balanced: no training image has all targets 0; use sampler.normal_share=0"
-        )
+        raise DataError(fault("no_normal_image"))
     count = round(normal_share * len(targets))
     findings = generator.integers(len(images_of), size=len(targets) - count)
     ill = [

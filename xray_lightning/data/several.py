@@ -8,6 +8,7 @@ from xray_lightning.data import vocabulary
 from xray_lightning.data.source import Identity, Mask, Pixels, Source, say
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import Record, Records, patients_known, read_column, replace_columns
+from xray_lightning.wording import fault
 
 
 class Several(Source):
@@ -38,10 +39,7 @@ class Several(Source):
         allow_missing: bool = False,
     ) -> None:
         if not sources:
-            raise ConfigError(
-                "several data sets are read together by data=several data.sets=[nih,chexpert] "
-                "data.nih.root=DIR data.chexpert.root=DIR"
-            )
+            raise ConfigError(fault("no_sets"))
         self.labels = _choose_labels(list(sources.values()), labels)
         self.sources = {k: vocabulary.Relabelled(s, self.labels) for k, s in sources.items()}
         parts = self.sources.items()
@@ -123,9 +121,7 @@ def _choose_labels(sources: Sequence[Source], labels: Sequence[str]) -> tuple[st
         return tuple(shared)
     chosen = vocabulary.require_findings(labels, sources)
     if untold := [k for k in chosen if not any(vocabulary.tells(s, k) for s in sources)]:
-        raise ConfigError(
-            f"data.labels: no data set here tells {', '.join(untold)}; they tell {', '.join(told)}"
-        )
+        raise ConfigError(fault("untold", untold, told))
     return chosen
 
 

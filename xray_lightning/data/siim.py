@@ -24,6 +24,7 @@ from xray_lightning.data.source import Mask, Source, find_table, index_images
 from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Record, Records
+from xray_lightning.wording import fault
 
 FILMS = "dicom-images-train"
 SIDE = 1024  # px of the square images that were outlined
@@ -88,10 +89,7 @@ def read_outlines(table: Table) -> dict[str, list[Runs]]:
     for i, (image, cell, runs) in enumerate(cells):
         none, before = runs is None, outlines.get(image)
         if not image or (image, cell) in rows or (before is not None and none == bool(before)):
-            raise TableError(
-                f"{table.place(i)}: {image!r} is blank, or its row contradicts or repeats an "
-                "earlier one. Correct or remove it"
-            )
+            raise TableError(fault("outline_row", table.place(i), image))
         rows.add((image, cell))
         outlines.setdefault(image, []).extend([] if runs is None else [runs])
     return outlines

@@ -19,7 +19,7 @@ import yaml  # type: ignore[import-untyped]
 from xray_lightning.data.files import READER_VERSION
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, MissingImagesError
 from xray_lightning.records import Record, read_column, rename_labels, take_records
-from xray_lightning.wording import tell
+from xray_lightning.wording import fault, tell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -267,26 +267,16 @@ def readable_records(source: Source) -> list[Record]:
     columns = (read_column(source.records, name) for name in ("image_id", "targets"))
     for image, targets in zip(*columns, strict=True):  # a data set of the user's own may be wrong
         if len(targets) != len(source.labels):
-            raise DataError(
-                f"{source.name}: {image} has {len(targets)} targets, the data set has "
-                f"{len(source.labels)} labels: {', '.join(source.labels)}"
-            )
+            raise DataError(fault("number_of_targets", source, image, targets))
         if image in ids:
             raise DataError(f"{source.name}: two records have the image_id {image!r}")
         ids.add(image)
     if not source.missing:
         return list(source.records)
     if not source.allow_missing:
-        raise MissingImagesError(
-            f"{len(source.missing):,} of the {len(source.records):,} images in the label table of "
-            f"{source.name!r} are not on disk, the first is {source.missing[0]}. Complete the "
-            "download, or set data.allow_missing=true to use only the images that are there"
-        )
+        raise MissingImagesError(fault("not_on_disk", source))
     if len(source.missing) == len(source.records):
-        raise MissingImagesError(
-            f"none of the {len(source.records):,} images in the label table of {source.name!r} is "
-            f"on disk, not even {source.missing[0]}: are they in another folder?"
-        )
+        raise MissingImagesError(fault("none_on_disk", source))
     absent = set(source.missing)
     return [record for record in source.records if record.image_id not in absent]
 

@@ -23,6 +23,7 @@ from xray_lightning.data.partition import LEAKY, SUBSETS, Images, Indices, Lists
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, SplitError, require_integer, require_number
 from xray_lightning.records import is_known, read_column, take_records, target_matrix
+from xray_lightning.wording import fault
 
 FRACTIONS = (0.7, 0.1, 0.2)
 VAL_FRACTION = 0.125  # of the images that do not test: 10 % of the whole where 20 % test
@@ -46,10 +47,7 @@ def balanced_assignment(
     # NIH's ten heaviest to a training set of 70 %), and no test set would ever contain them.
     table = np.asarray(counts, dtype=np.int64)  # (P, K)
     if len(table) < len(fractions):
-        raise SplitError(
-            f"{len(table)} patients (or images) cannot fill {len(fractions)} subsets, every one "
-            "needs at least one: use more data or fewer subsets"
-        )
+        raise SplitError(fault("few_groups", table, fractions))
     shares = np.asarray(fractions, dtype=np.float64)
     order = np.argsort(-table[:, 0] * (0.5 + rng.random(len(table))), kind="stable")
     by_lot = np.searchsorted(shares.cumsum()[:-1], rng.random(len(table) // BY_LOT), side="right")
@@ -103,10 +101,7 @@ def official_split(
     """
     require_number("val_fraction", val_fraction, 0, 1, "()")
     if official is None:
-        raise SplitError(
-            "this data set has no official split: put train_val_list.txt and test_list.txt in its "
-            "folder (RSNA: set data.nih_test_list), or set split=patient"
-        )
+        raise SplitError(fault("no_official_split"))
     settings = {"val_fraction": val_fraction, "seed": seed}
     subsets, faults = partition.locate_lists(records, official)
     if "train_val" in subsets:
@@ -159,10 +154,7 @@ def auto_split(
     if official is None or "train_val" in official:
         return patient_split(records, official, **settings)
     if settings:
-        raise ConfigError(
-            f"split.{next(iter(settings))} has no effect on the table's split column: set "
-            "split=patient to assign its patients anew"
-        )
+        raise ConfigError(fault("beside_split_column", next(iter(settings))))
     return csv_split(records, official)
 
 
@@ -212,10 +204,7 @@ def csv_split(records: Images, official: Lists | None, *, path: str | Path | Non
         named = {subset: (f"the {subset} set of {path}", ids) for subset, ids in names.items()}
         official, notes = partition.match_names(named, NameIndex(read_column(records, "image_id")))
     elif official is None or set(official) != set(SUBSETS):
-        raise SplitError(
-            "this data set has no split column of its own with train, val and test: name a table "
-            "with the columns image,split in split.path (path= in Python), or set split=patient"
-        )
+        raise SplitError(fault("no_split_column"))
     subsets, faults = partition.locate_lists(records, official)
     settings = {"path": None if path is None else str(path)}
     return make_split("csv", records, subsets, settings=settings, notes=notes, faults=faults)
@@ -274,10 +263,7 @@ def _split_groups(name: str, records: Images, group: str, fractions: Shares, see
     shares = tuple(fractions) if not isinstance(fractions, str | float | int) else ()
     positive = all(isinstance(share, float | int) and share > 0 for share in shares)
     if not (len(shares) == len(SUBSETS) and positive and abs(sum(shares) - 1) < 1e-6):
-        raise ConfigError(
-            "fractions must be three positive numbers (train, val, test) that sum to 1, got "
-            f"{fractions!r}"
-        )
+        raise ConfigError(fault("fractions", fractions))
     subsets = _assign_groups(records, group, shares, _make_generator(seed))
     settings = {"fractions": list(shares), "seed": seed}
     return make_split(name, records, dict(zip(SUBSETS, subsets, strict=True)), settings=settings)

@@ -14,7 +14,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.records import NAN, Box, canonical
+from xray_lightning.wording import fault
 from xray_lightning.writing import from_spreadsheet
 
 if TYPE_CHECKING:  # 0.2 s, which a wrong path need not wait for
@@ -67,10 +68,7 @@ class Table:
     def require(self, *names: str, once: str = "") -> None:
         """Refuse a table that lacks one of the columns, or where a cell of ``once`` repeats."""
         if absent := [name for name in names if name not in self.columns]:
-            raise TableError(
-                f"{self.path} lacks {format_count(len(absent), 'column')}: {_quote(absent)}; "
-                f"it has {_quote(self.columns)}"
-            )
+            raise TableError(fault("lacks_columns", self, absent))
         if not once:
             return
         self.refuse_blanks(once)
@@ -79,10 +77,7 @@ class Table:
             row = (~column.is_first_distinct()).arg_max() or 0
             before = column.index_of(column[row]) or 0
             first = f"{column[row]} in rows {self.rows[before]} and {self.rows[row]}"
-            raise TableError(
-                f"{self.path} repeats images in {format_count(repeats, 'row')}, the first is "
-                f"{first}. Keep one row per image"
-            )
+            raise TableError(fault("repeats", self.path, repeats, first))
 
     def column(self, name: str) -> "Series":
         """The cells of a column, (N,), but for spaces around them as they stand there."""
@@ -180,10 +175,7 @@ def read_table(path: Path, *needed: str, once: str = "") -> Table:
 def _read_header(path: Path, text: str) -> tuple[str, dict[str, int]]:
     """The mark between cells, a comma where no other is certain, and the place of each column."""
     if "\0" in text:
-        raise TableError(
-            f"{path} is not a readable table: not text, or UTF-16 without its mark. Save it as "
-            "UTF-8"
-        )
+        raise TableError(fault("no_text", path))
     start = text[: text.find("\n", 1 << 16) + 1 or None]
     for mark in ",;\t|,":  # the first under which the first row fills the header
         rows = list(itertools.islice(csv.reader(io.StringIO(start, ""), delimiter=mark), 2))
@@ -193,7 +185,7 @@ def _read_header(path: Path, text: str) -> tuple[str, dict[str, int]]:
     named = [place for place, name in enumerate(header) if name[:8] not in ("", "Unnamed:")]
     places = {header[place]: place for place in named}
     if len(places) < len(named):
-        raise TableError(f"{path} has two columns of one name; its columns are {_quote(header)}")
+        raise TableError(fault("one_name", path, header))
     return mark, places
 
 
@@ -240,10 +232,7 @@ def _parse(path: Path, text: str, mark: str, places: Mapping[str, int]) -> Cut:
     rows = {number: row for number, row in enumerate(reader, start=2) if any(row)}
     for number, row in rows.items():
         if len(row) < needed or any(row[width:]):
-            raise TableError(
-                f"{path}, row {number} has {len(row)} cells, the header names {needed} columns. "
-                "The file may be cut off: download it again"
-            )
+            raise TableError(fault("cells", path, number, row, needed))
     columns = {name: [row[place] for row in rows.values()] for name, place in places.items()}
     return pl.DataFrame(columns, dict.fromkeys(places, pl.String)), list(rows)
 
@@ -260,10 +249,7 @@ def open_text(path: Path, kind: str) -> Iterator[io.TextIOWrapper]:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise DataNotFoundError(f"there is no {kind} {path}") from error
     except UnicodeError as error:
-        raise TableError(
-            f"{path} is not a readable {kind}: its text is not UTF-8 ({error}), and which other "
-            "encoding it has cannot be told. Save it as 'CSV UTF-8', or: iconv -f LATIN1 -t UTF-8"
-        ) from error
+        raise TableError(fault("encoding", path, kind, error)) from error
     except (OSError, EOFError, zlib.error, csv.Error, json.JSONDecodeError) as error:
         raise TableError(f"{path} is not a readable {kind} ({error}). Download it again") from error
 
@@ -326,7 +312,3 @@ def format_count(number: int, noun: str) -> str:
     """
     many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else many}"
-
-
-def _quote(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.on_device import Changes
 from xray_lightning.errors import ConfigError, require_choice, require_number
+from xray_lightning.wording import fault
 
 Image = npt.NDArray[np.uint8]
 
@@ -36,9 +37,7 @@ class Augmentation:
         self.transforms, self.changes, self.on = tuple(transforms), changes, on
         self.by_cpu = on == "cpu" or (bool(transforms) and changes is None)
         if on == "gpu" and self.by_cpu:
-            raise ConfigError(
-                "augment.on=gpu needs changes, which a GPU can do; use augment.on=auto"
-            )
+            raise ConfigError(fault("no_changes"))
         self._compose = A.Compose(list(transforms)) if transforms else None
 
     def __call__(self, image: Image, seed: int) -> Image:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from xray_lightning.data.tables import Table
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import NAN
+from xray_lightning.wording import fault
 
 WORDS = {"uncertain": ("zeros", "ones", "ignore", "smooth"), "blank": ("negative", "unknown")}
 TARGETS = {"zeros": 0.0, "ones": 1.0, "ignore": NAN, "negative": 0.0, "unknown": NAN}
@@ -93,9 +94,7 @@ class Coding:
         """Targets of N images, (N, L): 1, 0, NaN, or a share by seed, label and image id alone."""
         ends = [end for end in self.smooth or () if isinstance(end, int | float)]
         if len(ends) != 2 or not 0 <= ends[0] < ends[1] <= 1:
-            raise ConfigError(
-                f"data.smooth is a range [low, high] between 0 and 1, got {self.smooth!r}"
-            )
+            raise ConfigError(fault("smooth", self.smooth))
         low, high = map(float, ends)
         targets = codes.copy()
         for index, (unsure, absent) in enumerate(zip(*self.words.values(), strict=True)):
@@ -116,13 +115,8 @@ class Coding:
 def _choose_words(name: str, choice: Choice, labels: Sequence[str]) -> tuple[str, ...]:
     words = choice if isinstance(choice, Mapping) else {"default": choice}
     if unknown := [label for label in words if label not in (*labels, "default")]:
-        raise ConfigError(
-            f"data.{name} names {', '.join(map(repr, unknown))}; the labels are {', '.join(labels)}"
-        )
+        raise ConfigError(fault("unknown_labels", name, unknown, labels))
     chosen = tuple(str(words.get(label, words.get("default"))) for label in labels)
     if wrong := sorted(set(chosen) - set(WORDS[name])):
-        raise ConfigError(
-            f"data.{name} is one of {', '.join(WORDS[name])}, or such a word for each label and "
-            f"'default' for the rest; got {wrong[0]!r} in {choice!r}"
-        )
+        raise ConfigError(fault("coding", name, WORDS[name], wrong[0], choice))
     return chosen

@@ -28,6 +28,7 @@ from xray_lightning.data.source import Source, find_files, find_table, index_ima
 from xray_lightning.data.tables import Table, is_present, read_table
 from xray_lightning.errors import TableError, require_choice
 from xray_lightning.records import Box, Record
+from xray_lightning.wording import fault
 
 PHYSIONET, KAGGLE = read_facts("vindr"), read_facts("vindr on Kaggle")
 DISEASES = PHYSIONET.labels[-5:]  # without boxes
@@ -146,20 +147,14 @@ def _read_boxes(table: Table, labels: Sequence[str], readings: Readings) -> None
     rows = zip(table.text(_IMAGE), table.text(_READER), table.text(_CLASS), corners, strict=True)
     for i, (image, reader, label, numbers) in enumerate(rows):
         if not image or image not in readings.marked or label not in (*labels, NONE):
-            raise TableError(
-                f"{table.place(i)}: {label!r} of {image!r}: not one of {', '.join(labels)}, "
-                f"{NONE}, or an image that is not in the label table"
-            )
+            raise TableError(fault("strange_box", table.place(i), label, image, labels, NONE))
         if label in (*DISEASES, NONE) and all(map(math.isnan, numbers)):
             continue  # of the whole image
         left, top, right, bottom = numbers
         box = Box(label, left, top, right - left, bottom - top, reader)
         area = 0 <= left < right < math.inf and 0 <= top < bottom < math.inf  # NaN fails as well
         if not area or box in readings.boxes[image] or label == NONE:
-            raise TableError(
-                f"{table.place(i)}: {label!r} with {', '.join(_CORNERS)} = {numbers}: a finding "
-                "has a box with area, no box stands twice. Correct or remove the row"
-            )
+            raise TableError(fault("box_area", table.place(i), label, _CORNERS, numbers))
         readings.boxes[image].append(box)
 
 

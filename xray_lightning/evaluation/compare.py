@@ -22,7 +22,7 @@ from xray_lightning.metrics.intervals import Array, Band, Estimate
 from xray_lightning.metrics.margins import MarginTests, compare_with_margin, require_margin
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.results import Json, Result
-from xray_lightning.wording import tell
+from xray_lightning.wording import fault, tell
 from xray_lightning.writing import read_json
 
 ACTED_ON = (0.05, 0.1, 0.2)  # thresholds of net benefit, unless others are asked for
@@ -163,11 +163,7 @@ def find_tables(pattern: str) -> list[Path]:
         table = path / TABLE if path.is_dir() else path
         tables += [table] if table.is_file() else find_pooled(path)
     if not tables:
-        raise DataNotFoundError(
-            f"{pattern} names no run with {TABLE} and no table of predictions; several seeds of "
-            'one model are named by a pattern in quotes, such as "outputs/*_xception_*", or by the '
-            'row of a sweep\'s ranking, such as "outputs/sweep_x/loss=bce"'
-        )
+        raise DataNotFoundError(fault("no_tables", pattern, TABLE))
     return tables
 
 
@@ -186,10 +182,7 @@ def _align(place: str, reference: Predictions, other_place: str, other: Predicti
     """The other's scores (N, L), images in the order of the first; refuses different images."""
     prints = [fingerprint({"test": table.image_ids}) for table in (reference, other)]
     if prints[0] != prints[1]:
-        raise TableError(
-            f"{place} [{prints[0]}] and {other_place} [{prints[1]}] score different test images: a "
-            "difference would say nothing about the models. Evaluate both on one split"
-        )
+        raise TableError(fault("other_images", place, other_place, prints))
     if other.labels != reference.labels:
         raise TableError(f"{place} and {other_place} have different labels: take labels=shared")
     rows = {image: row for row, image in enumerate(other.image_ids)}
@@ -197,10 +190,7 @@ def _align(place: str, reference: Predictions, other_place: str, other: Predicti
     patients = tuple(other.patient_ids[row] for row in order)
     same = np.array_equal(other.targets[order], reference.targets, equal_nan=True)
     if not same or patients != reference.patient_ids:
-        raise TableError(
-            f"{place} and {other_place} name the same images but other patients or targets: they "
-            "were made from different label tables"
-        )
+        raise TableError(fault("other_truth", place, other_place))
     return other.scores[order]
 
 

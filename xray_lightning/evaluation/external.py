@@ -23,7 +23,7 @@ from xray_lightning.metrics.intervals import NAN, Estimate
 from xray_lightning.metrics.operating_points import OperatingPoint
 from xray_lightning.records import is_known, patients_known, prevalence, target_matrix
 from xray_lightning.results import Json, Result
-from xray_lightning.wording import tell
+from xray_lightning.wording import fault, tell
 
 MINIMUM = 10  # patients with a label, and without: below, a figure would follow single patients
 MEAN = "mean"
@@ -262,10 +262,7 @@ def list_told(model: Model, source: Source) -> list[str]:
     """The labels of a model that a data set tells, in the model's order."""
     told = [name for name in model.labels if find_wording(source.name, source.labels, name)]
     if not told:
-        raise ConfigError(
-            f"{source.title} tells none of the labels of {model.name} ({', '.join(model.labels)}); "
-            f"it has {', '.join(source.labels)}"
-        )
+        raise ConfigError(fault("tells_none", source, model))
     return told
 
 
@@ -310,10 +307,7 @@ def _transfer(
     met = models.recognise_patients(*asked, cache_dir=caches)
     rows = np.flatnonzero(~met.seen)
     if not len(rows):
-        raise ConfigError(
-            f"{model.name} learned from the patients of all {len(data.records):,} images of {name}:"
-            " nothing is left to test it on"
-        )
+        raise ConfigError(fault("learned_from_all", model.name, data.records, name))
     gone = {r.patient_id for r, seen in zip(data.records, met.seen, strict=True) if seen}
     table, predictions = models.score_images(model, name, data, scoring, rows)
     own = learned.split.get("population", ""), test.patient_ids if test else ()

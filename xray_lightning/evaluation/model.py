@@ -25,7 +25,7 @@ from xray_lightning.evaluation.predictions import TABLE, Predictions
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, read_column
 from xray_lightning.training.task import XrayTask
-from xray_lightning.wording import tell
+from xray_lightning.wording import fault, tell
 from xray_lightning.writing import read_json, write_json
 
 CHOICES = ("exclude", "report")
@@ -108,13 +108,8 @@ def _require_own(
             return own
     except XrayError as error:
         reason = f": {error}"
-    known, here = description.split.get("population"), data.source.population
-    raise ConfigError(
-        f"overlap={choice}: patients of the checkpoint ({known or 'unknown'}) and of "
-        f"{data.source.title} ({here or 'unknown'}) cannot be compared by their ids, nor by "
-        f"pixels, for the data it was trained on is not at hand{reason}. "
-        + (data.source.unknown_patients or "Put that back where its run found it")
-    )
+    known = description.split.get("population")
+    raise ConfigError(fault("cannot_be_compared", choice, known, data.source, reason))
 
 
 def choose_test_images(
@@ -141,16 +136,9 @@ def choose_test_images(
     if not seen.any():
         return whole, note
     if choice is None:
-        raise ConfigError(
-            f"{seen.sum():,} of the {len(seen):,} test images show patients that the checkpoint "
-            "was trained or chosen on: overlap=exclude leaves them out, overlap=report scores "
-            "them apart from the others"
-        )
+        raise ConfigError(fault("learned_from_some", seen))
     if seen.all():
-        raise SplitError(
-            f"all {len(seen):,} test images show patients that the checkpoint was trained or "
-            "chosen on: nothing is left to evaluate it on. Choose another split or other data"
-        )
+        raise SplitError(fault("learned_from_these", seen))
     subsets = {"test": replace_test(data.split, data.records, rows[~seen])}
     if choice == "report":
         subsets["test_seen"] = replace_test(data.split, data.records, rows[seen])

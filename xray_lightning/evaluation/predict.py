@@ -15,6 +15,7 @@ from xray_lightning.errors import require_choice
 from xray_lightning.evaluation.predictions import Predictions, require_scores
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
 from xray_lightning.training.task import XrayTask
+from xray_lightning.wording import fault
 from xray_lightning.writing import Json, to_plain
 
 Scores = npt.NDArray[np.float32]
@@ -52,11 +53,7 @@ def assemble_scores(shards: Sequence[tuple[list[int], Scores]], count: int) -> S
     positions = np.concatenate([np.asarray(each, dtype=np.int64) for each, _ in shards])
     scores = np.concatenate([each for _, each in shards])
     if not np.array_equal(np.sort(positions), np.arange(count)) or len(scores) != count:
-        raise ValueError(
-            f"each of {count} images must be scored once, got {len(scores)} scores for "
-            f"{len(positions)} positions, {len(np.unique(positions))} of them different; leave the "
-            "data module's loaders as they are"
-        )
+        raise ValueError(fault("scored_once", count, scores, positions, np.unique(positions)))
     table = np.empty_like(scores)
     table[positions] = scores
     return table

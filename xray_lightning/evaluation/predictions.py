@@ -16,6 +16,7 @@ from xray_lightning.data.tables import Table, binary, read_table, require_whole
 from xray_lightning.errors import CheckpointError, TableError
 from xray_lightning.records import Record, is_known, read_column, target_matrix
 from xray_lightning.results import Result
+from xray_lightning.wording import fault
 from xray_lightning.writing import for_spreadsheet, open_replacing, read_json
 
 TABLE = "predictions_test.csv"  # of a run
@@ -67,10 +68,7 @@ class Predictions:
     def __post_init__(self) -> None:
         shape = (len(self.image_ids), len(self.labels))
         if not (self.targets.shape == self.scores.shape == shape):
-            raise ValueError(
-                f"{shape[0]} images and {shape[1]} labels need arrays of shape {shape}, got "
-                f"targets {self.targets.shape} and scores {self.scores.shape}"
-            )
+            raise ValueError(fault("shapes", shape, self))
         if len(self.patient_ids) != shape[0]:
             raise ValueError(f"{shape[0]} images but {len(self.patient_ids)} patient ids")
         decided = np.where(is_known(self.targets), self.targets, np.float32(np.nan))
@@ -158,17 +156,11 @@ def read_own(path: Path, metrics: Mapping[str, Any] | None = None) -> Prediction
     if metrics is None and beside.is_file():
         metrics = read_json(beside)
     if metrics is None and path.with_name("environment.json").is_file():
-        raise TableError(
-            f"{path.parent} is not finished: it has no metrics.json, so {path.name} may be of an "
-            f"earlier checkpoint. {resume} goes on"
-        )
+        raise TableError(fault("unfinished_run", path, resume))
     predictions = read_predictions(path)
     told = (metrics or {}).get(path.stem.removeprefix("predictions_"), {}).get("predictions_sha256")
     if told and told != (read := hashlib.sha256(path.read_bytes()).hexdigest()):
-        raise TableError(
-            f"{path} [SHA-256 {read[:16]}] is not the table that metrics.json beside it is of "
-            f"[{told[:16]}]: changed, or of another checkpoint. Evaluate again; of a run: {resume}"
-        )
+        raise TableError(fault("other_table", path, read, told, resume))
     return predictions
 
 
@@ -182,10 +174,7 @@ def require_scores(scores: npt.NDArray[np.float32], images: Sequence[str]) -> No
     """Check that a network gave numbers, (N, L); ``images`` names them in the message."""
     bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(bad):
-        raise CheckpointError(
-            f"the network gives no score (NaN) for {len(bad):,} of {len(scores):,} images, the "
-            f"first is {images[bad[0]]}: its weights hold NaN or overflow. Take another checkpoint"
-        )
+        raise CheckpointError(fault("no_numbers", bad, scores, images))
 
 
 def _score(cell: str) -> float:

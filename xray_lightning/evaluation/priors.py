@@ -12,6 +12,7 @@ from xray_lightning.metrics.calibration import Calibration, estimate_prior
 from xray_lightning.metrics.intervals import mean_of_defined
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.results import Result
+from xray_lightning.wording import fault
 
 Prior = str | float | dict[str, float]
 Pairs = dict[str, tuple[float, float]]  # label to the prevalence before and the wanted one
@@ -36,10 +37,7 @@ def require_prior(prior: object) -> Prior:
         return prior
     shares: list[Any] = list(prior.values()) if isinstance(prior, Mapping) else [prior]
     if not shares or not all(isinstance(share, float) and 0 < share < 1 for share in shares):
-        raise ConfigError(
-            "prior must be validation, estimate, force_estimate, a prevalence between 0 and 1 for "
-            f"all labels, or one for each of some ({{Mass: 0.05}}), got {prior!r}"
-        )
+        raise ConfigError(fault("prior", prior))
     return {str(k): v for k, v in prior.items()} if isinstance(prior, Mapping) else float(shares[0])
 
 
@@ -55,16 +53,10 @@ def resolve_prior(
     able = [label for label in labels if label in known and known[label].calibration]
     wanted = prior if isinstance(prior, dict) else dict.fromkeys(able, prior)
     if strange := [label for label in wanted if label not in labels]:
-        known_here = f"{strange[0]!r} is not a label here; there are {', '.join(labels)}"
-        raise ConfigError(f"prior={prior}: {known_here}")
+        raise ConfigError(fault("label_of_prior", prior, strange[0], labels))
     if absent := [label for label in wanted if label not in able] or ([] if able else ["all"]):
-        notes = {known[label].note for label in absent if label in known} - {""}
-        why = f" ({'; '.join(sorted(notes))})" if notes else ""
-        raise ConfigError(
-            f"prior={prior} corrects calibrated scores, and no calibration is there for "
-            f"{', '.join(absent)}{why}: xray score fits one with points=val, and best.ckpt of a "
-            "finished run holds one unless calibration=null"
-        )
+        notes = sorted({known[label].note for label in absent if label in known} - {""})
+        raise ConfigError(fault("no_calibration", prior, absent, notes))
     return dict(wanted)
 
 

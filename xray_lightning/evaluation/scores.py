@@ -17,7 +17,7 @@ from xray_lightning.errors import MissingImagesError, TableError
 from xray_lightning.evaluation import predictions as written
 from xray_lightning.evaluation.predictions import Origin, Predictions, read_score_column
 from xray_lightning.records import ALIASES, Record, take_records
-from xray_lightning.wording import name_first
+from xray_lightning.wording import fault, name_first, tell
 from xray_lightning.writing import from_spreadsheet
 
 Choice = dict[str, list[str]]  # label -> columns that may hold its scores; without those of none
@@ -55,10 +55,7 @@ def read_scores(
     known = np.array([image is not None for image in matches], dtype=np.bool_)
     if not (others or known.all()):
         unknown = table.take(np.flatnonzero(~known)).column(column).to_list()
-        raise TableError(
-            f"{path}: {len(unknown):,} of {len(matches):,} ids in column {column!r} are not in "
-            f"this data set: {name_first(unknown, 5)}. Take their rows out"
-        )
+        raise TableError(fault("unknown_ids", path, unknown, matches, column))
     table, ids = table.take(np.flatnonzero(known)), list(filter(None, matches))
     if twice := [image for image, count in Counter(ids).items() if count > 1]:
         raise TableError(f"{path} scores {len(twice):,} images twice: {name_first(twice, 5)}")
@@ -90,19 +87,14 @@ class ScoreTable:
         lacking = len(records) - len(scored)
         if not scored:
             raise MissingImagesError(f"no image of the {place} has a score")
-        few = f"{lacking:,} of the {len(records):,} images in"
         if lacking and split and not self.allow_missing:
             first = next(r.image_id for r in records if r.image_id not in self._scores)
-            raise MissingImagesError(
-                f"{few} {place} have no score, the first is {first}. Score them, or "
-                "set allow_missing=true to go without them"
-            )
-        notes = [f"{few} the {place} have no score"] if lacking else []
-        if extra := len(self._scores) - len(scored):
-            notes.append(f"{extra:,} scored images are not in {place} and were left out")
+            raise MissingImagesError(fault("without_score", lacking, records, place, first))
+        about = lacking, len(records), place, len(self._scores) - len(scored)
         columns = np.stack([self._scores[record.image_id] for record in scored])
         truth = np.full_like(columns, np.nan) if self.others else None
-        return scored, Predictions.of(scored, self.labels, columns, truth), "; ".join(notes)
+        note = "; ".join(tell(__package__, "scored", *about))
+        return scored, Predictions.of(scored, self.labels, columns, truth), note
 
     def origin(self, subset: str) -> Origin:
         """Where the scores of a subset come from."""
@@ -132,18 +124,11 @@ def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | No
     best = max(hits, key=lambda name: hits[name], default="")
     if not best or not hits[best][1]:
         first = ", ".join(f"{name} ({table.column(name)[0]!r})" for name in table.columns)
-        raise TableError(
-            f"{table.path}: no column holds image ids of this data set, such as "
-            f"{next(iter(images))!r}; its columns and their first cells are {first}. Is it a table "
-            "of another data set?"
-        )
+        raise TableError(fault("no_ids", table.path, next(iter(images)), first))
     for name, (exact, some) in hits.items():
         rival = (exact, some) == hits[best] or some > hits[best][1]
         if rival and ids[name] != ids[best]:
-            raise TableError(
-                f"{table.path}: the columns {best!r} and {name!r} may both be the image ids, and "
-                "they name other images in a row: leave one of them"
-            )
+            raise TableError(fault("two_ids", table.path, best, name))
     return best, ids[best]
 
 
@@ -189,11 +174,7 @@ def _find_label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
         return {label: names[0] for label, names in complete[0].items()}
     best = max(simple, key=len, default={})
     lacking = [label for label in labels if label not in best]
-    raise TableError(
-        f"{path} has no score for {name_first(lacking, 5)}; its columns are {', '.join(columns)}. "
-        "One column per label is needed, with one prefix for all of them, if any; labels=shared "
-        "scores those that have one"
-    )
+    raise TableError(fault("no_scores", path, lacking, columns))
 
 
 def _simplify(name: str) -> str:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from xray_lightning.errors import ConfigError, require_number
 from xray_lightning.metrics.intervals import Floats, divided
+from xray_lightning.wording import fault
 
 Heat = npt.NDArray[np.float32]  # (h, w), or (S, S) once enlarged
 Region = npt.NDArray[np.bool_]  # (S, S)
@@ -40,10 +41,7 @@ def region_of(boxes: npt.ArrayLike, size: int) -> Region:
         x, y, width, height = box.tolist()
         inside = x < size and y < size and x + width > 0 and y + height > 0
         if not (inside and width > 0 and height > 0):
-            raise ConfigError(
-                f"a box must have area on the square of {size} px, got x, y, width, height = "
-                f"{x:g}, {y:g}, {width:g}, {height:g}; is it in pixels of the original?"
-            )
+            raise ConfigError(fault("box_on_square", size, (x, y, width, height)))
         region[_pixels(y, height, size), _pixels(x, width, size)] = True
     return region
 

@@ -26,7 +26,7 @@ from xray_lightning.errors import ConfigError, WeightsError
 from xray_lightning.hub import locate, name_place
 from xray_lightning.models.batches import evaluation_mode
 from xray_lightning.results import Result
-from xray_lightning.wording import name_first
+from xray_lightning.wording import fault, name_first
 
 State = dict[str, Tensor]
 PLACES = ("teacher", "model", "module", "state_dict")  # of tensors in a file, one in the other
@@ -75,9 +75,7 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
     except Exception as error:  # timm and its hub client share no base class
         if pretrained:
             raise
-        raise ConfigError(
-            f"model.backbone: timm cannot build {name!r} for radiographs ({_first_line(error)})"
-        ) from error
+        raise ConfigError(fault("cannot_build", name, _first_line(error))) from error
     return backbone
 
 
@@ -97,30 +95,22 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
     # from one random state, and every floating-point tensor must differ from its initial value.
     known = find_pretraining(name)
     if known.file:
-        raise WeightsError(
-            f"the weights of {name} come as a file: use model.weights=FILE ({known.file}), or none"
-        )
+        raise WeightsError(fault("weights_as_file", name, known.file))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         initial = create_backbone(name, image_size=image_size).state_dict()
         facts = timm.get_pretrained_cfg(known.network)
         if facts is None or not facts.has_weights:
-            raise WeightsError(
-                f"timm has no pretrained weights for {name!r}; use model.weights=none"
-            )
+            raise WeightsError(fault("no_pretrained", name))
         torch.manual_seed(0)
         try:
             backbone = create_backbone(name, image_size=image_size, pretrained=True)
         except Exception as error:  # the hub client raises many unrelated types
-            raise WeightsError(
-                f"the ImageNet weights of {name!r} could not be fetched ({_first_line(error)}). "
-                "Without a network there are two ways out: model.weights=none trains from random "
-                "weights, model.weights=/path/to/file.safetensors loads a file fetched elsewhere"
-            ) from error
+            raise WeightsError(fault("not_fetched", name, _first_line(error))) from error
     state = backbone.state_dict()
     floats = {key: value for key, value in state.items() if value.is_floating_point()}
     if random := [key for key, value in floats.items() if torch.equal(value, initial[key])]:
-        raise WeightsError(_partial(f"timm's weights for {name!r}", missing=random, extra=[]))
+        raise WeightsError(fault("in_part", f"timm's weights for {name!r}", random))
     return backbone, _report(state, f"timm's {name}.{facts.tag}")
 
 
@@ -140,10 +130,7 @@ def load_backbone(backbone: Any, path: Path, name: str = "") -> str:
 def read_state(path: Path) -> State:
     """The tensors of a ``.safetensors`` file or a checkpoint."""
     if not path.is_file():
-        raise WeightsError(
-            f"model.weights: no file at {str(path)!r}; it must be 'imagenet', 'none', or the path "
-            "of a .safetensors file or of a checkpoint"
-        )
+        raise WeightsError(fault("no_weights_file", str(path)))
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -178,7 +165,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     missing = [key for key in wanted if key not in fits]
     extra = [key for key in state if key not in fits]
     if missing or extra:
-        raise WeightsError(_partial(origin, missing=missing, extra=extra))
+        raise WeightsError(fault("in_part", origin, missing, extra))
     module.load_state_dict(dict(state))
 
 
@@ -201,7 +188,7 @@ def _adapt(state: State, backbone: Any, known: Pretraining, origin: str) -> tupl
     try:
         state = adapt(state, backbone) if adapt else state
     except Exception as error:  # of a tensor of another shape; anything
-        text = f"{_partial(origin, missing=[], extra=[])} timm cannot fit it ({_first_line(error)})"
+        text = f"{fault('in_part', origin)} timm cannot fit it ({_first_line(error)})"
         raise WeightsError(text) from error
     moved = [key for key, value in state.items() if value.data_ptr() not in own]
     if first in state and state[first].shape[1:2] == (3,):
@@ -213,14 +200,6 @@ def _adapt(state: State, backbone: Any, known: Pretraining, origin: str) -> tupl
 
 def _report(state: State, origin: str) -> str:
     return f"{len(state)} of {len(state)} backbone tensors from {origin}"
-
-
-def _partial(origin: str, *, missing: list[str], extra: list[str]) -> str:
-    text = f"{origin} fits the network only in part, so nothing was loaded."
-    for keys, where in ((missing, "Not in the file"), (extra, "In the file only")):
-        if keys:
-            text += f" {where}, or of another shape ({len(keys)}): {name_first(keys, 10)}."
-    return text
 
 
 def _first_line(error: BaseException) -> str:
@@ -236,10 +215,7 @@ def trial_features(backbone: Any, image_size: int) -> Tensor:
             raw: Tensor = backbone.forward_head(features, pre_logits=True)
             return raw
     except Exception as error:  # each architecture refuses a size in its own way
-        raise ConfigError(
-            f"model.backbone: {backbone.pretrained_cfg['architecture']!r} cannot take images of "
-            f"image_size={image_size} pixels ({error})"
-        ) from error
+        raise ConfigError(fault("image_size", backbone, image_size, error)) from error
 
 
 def trace_sizes(net: nn.Module, image_size: int) -> tuple[float, int, bool]:
@@ -268,15 +244,9 @@ def require_sizes(net: nn.Module, image_size: int, batch_size: int) -> None:
     if share < 1:
         low = image_size // side * side
         sizes = f"{low} or {low + side}" if low else side
-        raise ConfigError(
-            f"image_size={image_size}: {name} reads patches, and {1 - share:.1%} of the image "
-            f"never; use {sizes}"
-        )
+        raise ConfigError(fault("unread_margin", image_size, name, 1 - share, sizes))
     if single and batch_size == 1:
-        raise ConfigError(
-            f"batch_size=1: at image_size={image_size} a batch norm of {name} sees a single value, "
-            "on which it cannot train; use batch_size=2 or larger images"
-        )
+        raise ConfigError(fault("single_value", image_size, name))
 
 
 def layout_of(backbone: Any, image_size: int) -> tuple[str, int]:
@@ -292,11 +262,7 @@ def layout_of(backbone: Any, image_size: int) -> tuple[str, int]:
     known = (backbone.num_features, getattr(backbone, "head_hidden_size", None))  # MobileNet's head
     if features.ndim == 4 and features.shape[1] in known:
         return "NCHW", features.shape[1]
-    raise ConfigError(
-        f"model.backbone: {backbone.pretrained_cfg['architecture']!r} gives features of shape "
-        f"{tuple(features.shape)}, which are neither a map (B, C, h, w) nor patch tokens (B, N, C) "
-        "whose grid it states"
-    )
+    raise ConfigError(fault("no_map", backbone, tuple(features.shape)))
 
 
 def to_map(features: Tensor, layout: str, backbone: Any) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xray_lightning.errors import ConfigError, require_choice, require_number
 from xray_lightning.models.backbones import trial_features
 from xray_lightning.models.batches import record_outputs
+from xray_lightning.wording import fault
 
 PARTS = ("both", "channel", "spatial")
 
@@ -109,11 +110,8 @@ def insert_cbam(
     del known[""]  # the backbone itself
     if strange := [name for name in names if name not in known]:
         near = get_close_matches(str(strange[0]), known, n=5)
-        raise ConfigError(
-            f"model.cbam_after: {backbone.pretrained_cfg['architecture']!r} has no module "
-            f"{strange[0]!r}; near it are {near}, at the top level "
-            f"{[key for key in known if '.' not in key]}"
-        )
+        top = [key for key in known if "." not in key]
+        raise ConfigError(fault("no_module", backbone, strange[0], near, top))
     modules = {name: known[name] for name in names}
     if len(modules) < len(names):
         raise ConfigError(f"model.cbam_after names a module twice: {list(names)}")
@@ -131,15 +129,9 @@ def insert_cbam(
 
 def _channels(name: str, outputs: list[Any], *, channels_first: bool) -> int:
     if len(outputs) != 1:
-        raise ConfigError(
-            f"model.cbam_after: {name!r} runs {len(outputs)} times in a forward pass; a block "
-            "needs a module that runs once"
-        )
+        raise ConfigError(fault("runs", name, len(outputs)))
     shape = tuple(outputs[0].shape) if isinstance(outputs[0], Tensor) else ()
     # The trial image is square, and so is a map; (B, H, W, C) shows itself by H = W != C.
     if len(shape) != 4 or not channels_first or shape[2] != shape[3]:
-        raise ConfigError(
-            f"model.cbam_after: {name!r} gives {shape or 'no single tensor'}, which is no map "
-            "(B, C, H, W); name a module of a convolutional network"
-        )
+        raise ConfigError(fault("gives_no_map", name, shape))
     return int(shape[1])

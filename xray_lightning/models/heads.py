@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError, require_integer, require_number
+from xray_lightning.wording import fault
 
 OPTION = "model.head_options."
 
@@ -195,9 +196,7 @@ class CSRA(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(temperatures, list | tuple) or not temperatures:
-            raise ConfigError(
-                f"{OPTION}temperatures must be a list of one number or more, got {temperatures!r}"
-            )
+            raise ConfigError(fault("temperatures", temperatures))
         self.temperatures = [
             require_number(OPTION + "temperatures", value, 0, ends="()") for value in temperatures
         ]
@@ -328,10 +327,7 @@ def make_head(
     parameters = inspect.signature(factory).parameters.values()
     known = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.name != "dropout"]
     if unknown := sorted(set(options or {}) - set(known)):
-        raise ConfigError(
-            f"model.head_options: the head {head!r} has no {unknown}; it takes "
-            f"{known or 'no options'}"
-        )
+        raise ConfigError(fault("head_options", head, unknown, known))
     return factory(channels, labels, dropout=dropout, **(options or {}))
 
 

@@ -17,6 +17,7 @@ from xray_lightning.models.backbones import layout_of, load_network, to_map
 from xray_lightning.models.batches import evaluation_mode, record_outputs, run_batches
 from xray_lightning.models.cbam import CBAM, insert_cbam
 from xray_lightning.models.heads import HeadFactory, describe_head, make_head
+from xray_lightning.wording import fault
 
 NORMALISATIONS = ("fixed", "image")
 
@@ -148,10 +149,7 @@ class XrayNet(nn.Module):
         Its class says what the values are, such as logits. ConfigError: it has no ``maps``.
         """
         if not hasattr(self.head, "maps"):
-            raise ConfigError(
-                f"the head {self.config['head']} gives no maps: give it maps(features), or take a "
-                "method that needs none, such as gradcam or gradient"
-            )
+            raise ConfigError(fault("no_maps", self.config["head"]))
         features = self.forward_features(images)
         with torch.autocast(features.device.type, enabled=False):
             maps: Tensor = self.head.maps(features.float())
@@ -178,10 +176,7 @@ class XrayNet(nn.Module):
             name: block.spatial for name, block in blocks if block.spatial and not block.open
         }
         if not gates:
-            raise ConfigError(
-                "this network has no spatial gates that act; build it with cbam_after=[...] and "
-                "cbam='both' or 'spatial', and look at it outside open_gates()"
-            )
+            raise ConfigError(fault("no_gates"))
         return gates
 
     @contextmanager

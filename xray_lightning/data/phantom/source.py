@@ -19,6 +19,7 @@ from xray_lightning.data.phantom.patients import FINDINGS, Stream, Visit
 from xray_lightning.data.source import Identity, Mask, Pixels, Source, say
 from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
+from xray_lightning.wording import fault
 
 RENDERER = 1  # raise whenever the pixels, boxes or patients of a given seed change
 MARKER_SIDE = 0.08  # as a share of the image: 5 pixels of 64
@@ -70,10 +71,7 @@ class Phantom(Source):
             require_choice("shortcut", shortcut, ["marker"])
         require_choice("shortcut_label", shortcut_label, CHEST_XRAY14)
         if not isinstance(shortcut_strength, int | float) or not 0.5 <= shortcut_strength <= 1:
-            raise ConfigError(
-                "shortcut_strength must be 0.5 (tells nothing) to 1 (is the label), got "
-                f"{shortcut_strength!r}"
-            )
+            raise ConfigError(fault("shortcut_strength", shortcut_strength))
         self.patients, self.seed, self.size = patients, seed, size
         self._shortcut, self._label, self._strength = shortcut, shortcut_label, shortcut_strength
         self.population, self.notes = f"phantom-{seed}", say("phantom")
@@ -119,10 +117,7 @@ class Phantom(Source):
         """
         visit = self._visit(record)
         if label not in visit.findings:
-            raise ConfigError(
-                f"image {record.image_id} has no {label!r}; it has "
-                f"{', '.join(visit.findings) or 'no finding'}"
-            )
+            raise ConfigError(fault("no_finding", record.image_id, label, visit.findings))
         return draw_mask(Canvas(visit, self.size), build_chest(visit, visit.findings), label)
 
     def identity(self) -> Identity:
@@ -135,10 +130,7 @@ class Phantom(Source):
 
     def _visit(self, record: Record) -> Visit:
         if record.image_id not in self._visits:
-            raise ConfigError(
-                f"{record.image_id!r} is not an image of a phantom of {self.patients} patients and "
-                f"seed {self.seed}; take records from its own `records`"
-            )
+            raise ConfigError(fault("other_phantom", record.image_id, self))
         return self._visits[record.image_id]
 
     def _marker_place(self, visit: Visit) -> tuple[slice, slice] | None:
