@@ -80,9 +80,7 @@ def test_channel_before_spatial_and_halves_alone() -> None:
 def test_pretrained_weights_and_with_open_gates_the_logits_stay(name: str, pair) -> None:
     plain, net = pair(name)
     ours, theirs = net.state_dict(), plain.state_dict()
-    added = set(ours) - set(theirs)
-    assert added
-    assert all(key.startswith("attention.") for key in added)
+    assert {key.split(".")[0] for key in set(ours) - set(theirs)} == {"attention"}
     assert list(net.backbone.state_dict()) == list(plain.backbone.state_dict())
     for key, value in theirs.items():  # the head's too: blocks are drawn last
         assert torch.equal(ours[key], value), key
@@ -100,8 +98,7 @@ def test_open_gates_restores_each_block_also_after_an_error() -> None:
     first.open = True
     with pytest.raises(RuntimeError, match="rank 4 tensor"), net.open_gates():
         net(torch.zeros(2, 3))
-    assert first.open
-    assert not second.open
+    assert (first.open, second.open) == (True, False)
 
 
 @torch.no_grad()
