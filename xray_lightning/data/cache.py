@@ -282,8 +282,7 @@ def _divide(
     each = max(1, min(PART_IMAGES, PART_BYTES // size**2))
     parts = [records[start : start + each] for start in range(0, len(records), each)]
     if shard.count > len(parts):
-        reason = f"{len(parts)} parts of up to {each:,} images, so at most shard=1/{len(parts)}"
-        raise ConfigError(f"{shard.count} shards are too many: the cache has {reason}")
+        raise ConfigError(fault("shards", shard.count, parts, each))
     own = parts[shard.number - 1 :: shard.count]
     manifests = [Manifest.of(source, part, size) for part in own]
     return [_Part(root / m.folder_name, m, part) for m, part in zip(manifests, own, strict=True)]
@@ -309,8 +308,7 @@ def _build(
     if line := tally(remarks):
         logger.warning("how images were read: %s", line)
     if failures:
-        lines = "\n  ".join(failures[:NAMED_FAILURES] + ["..."] * (len(failures) > NAMED_FAILURES))
-        raise errors.InvalidImageError(fault("unreadable", failures, count, lines))
+        raise errors.InvalidImageError(fault("unreadable", failures, count, NAMED_FAILURES))
 
 
 def _copy(part: _Part, local: Path) -> _Part:

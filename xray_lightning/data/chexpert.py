@@ -34,6 +34,7 @@ from xray_lightning.data.tables import Table, open_text, read_table
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import NAN, NO_FINDING, Record, Records, read_column
+from xray_lightning.wording import fault
 
 FACTS = read_facts("chexpert")
 LABELS = FACTS.labels
@@ -153,8 +154,7 @@ def _find_archive(root: Path) -> Path:
     if not folders:
         raise DataNotFoundError(f"there is no label table {root / 'train.csv'}. {FACTS.expected}")
     if len(folders) > 1:
-        names = ", ".join(folder.name for folder in folders)
-        raise ConfigError(f"{root} holds several archives, {names}: set data.root={folders[0]}")
+        raise ConfigError(fault("several_archives", root, folders))
     return folders[0]
 
 

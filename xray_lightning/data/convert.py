@@ -198,8 +198,7 @@ def convert_file(path: Path, name: str, done: str, *, out: Path, options: PngOpt
     try:
         depth = (read_head(target) or b"")[_DEPTH_AT : _DEPTH_AT + 1]
         if depth in (b"\x08", b"\x10") and ord(depth) != bits:
-            remedy = f"choose another folder for {bits} bits"
-            raise ConfigError(f"{target} has {ord(depth)} bits: {remedy}")
+            raise ConfigError(fault("png_bits", target, ord(depth), bits))
         was_there = bool(source) and done == stamp()
         image = None if was_there else read_dicom(path, frame=frame, colour=colour)
         row = {"file": name, **read_allowed(path), "png_bits": str(bits)}

@@ -116,8 +116,7 @@ def _decode(data: bytes, chunks: Set[bytes]) -> Decoded:
     if pixels is None:
         raise refusal("its compressed pixels are damaged")
     if pixels.dtype not in (np.uint8, np.uint16):
-        remedy = "Convert it to 8-bit or 16-bit grey with a window you choose"
-        raise refusal(f"its pixels are {pixels.dtype}, not 8-bit or 16-bit integers", remedy)
+        raise refusal(fault("kind_of_pixels", pixels), f"{_CONVERT} with a window you choose")
     return pixels
 
 
@@ -161,8 +160,7 @@ def _check_file(data: bytes) -> Set[bytes]:
             height, width = struct.unpack_from(">HH", data, start + 5)
             _check_size(width, height)
     elif not data.startswith(b"BM"):  # never say the bytes: they may be a patient's name
-        reason = "it is not a PNG, JPEG, BMP, TIFF or DICOM file by its first bytes"
-        raise refusal(reason, "Convert or download the file again")
+        raise refusal(fault("first_bytes"), "Convert or download the file again")
     return frozenset()
 
 
@@ -188,8 +186,7 @@ def _check_png(data: bytes) -> Set[bytes]:
 
 def _check_size(width: int, height: int, remedy: str = AGAIN) -> None:
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        reason = f"its size is {width} x {height} pixels, sides must be 1 to {MAX_SIDE:,}"
-        raise refusal(reason, remedy)
+        raise refusal(fault("sides", width, height, MAX_SIDE), remedy)
 
 
 def _decode_tiff(data: bytes) -> tuple[npt.NDArray[Any], int, int]:
@@ -233,5 +230,4 @@ def _map_codes(codes: npt.NDArray[Any], page: "TiffPage") -> tuple[npt.NDArray[A
         return np.moveaxis(page.colormap[::-1, codes], 0, -1), 2**16 - 1
     if samples >= 3 and (kind == _RGB or (kind == _YCBCR and page.compression == _PACKED_JPEG)):
         return codes[:, :, 2::-1], white
-    reason = f"its PhotometricInterpretation is {kind} with {samples} samples a pixel"
-    raise refusal(reason, _CONVERT)
+    raise refusal(fault("photometric_of", kind, samples), _CONVERT)

@@ -170,8 +170,7 @@ def read_nih_map(path: Path) -> dict[str, str]:
     for place, row in _read_rows(path):
         keys = [next((key for key in own if key in row), "") for own in (RSNA_KEYS, NIH_KEYS)]
         if "" in keys:
-            there = ", ".join(row)
-            raise TableError(f"{path} is not a map from RSNA to NIH: it has {there}. {WANTED}")
+            raise TableError(fault("no_map_to_nih", path, row, WANTED))
         rsna, nih = (str(row[key]) for key in keys)
         match = _NIH_IMAGE.fullmatch(nih)
         if not rsna or not match:

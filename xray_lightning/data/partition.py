@@ -204,8 +204,7 @@ def match_names(
         ids[subset] = {image for image in meant.values() if image is not None}
         notes += say("no_image", place, unknown, len(meant))
         if unknown and not ids[subset]:
-            usual = min(index.ids, default="")
-            raise SplitError(f"{notes[-1]}; here an image is called {usual!r}: is it another list?")
+            raise SplitError(fault("other_list", notes[-1], min(index.ids, default="")))
     return ids, notes
 
 

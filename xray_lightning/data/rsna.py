@@ -112,8 +112,7 @@ def read_rows(table: Table, label: str) -> dict[str, tuple[Box, ...]]:
     rows = zip(table.text(_IMAGE), positive, sides, strict=True)
     for i, (image, opacity, numbers) in enumerate(rows):
         if not image or (image in boxes and not (opacity and boxes[image])):
-            reason = "repeats or contradicts an earlier row" if image else "has no patientId"
-            raise TableError(f"{table.place(i)}: {image!r} {reason}. Correct or remove it")
+            raise TableError(fault("row_of_box", table.place(i), image))
         x, y, width, height = numbers
         inside = x >= 0 and y >= 0 and x + width <= BOX_FRAME[0] and y + height <= BOX_FRAME[1]
         if opacity and not (inside and width > 0 and height > 0):  # NaN fails every comparison

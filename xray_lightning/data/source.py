@@ -231,8 +231,7 @@ def choose_labels(asked: str | Sequence[str], *sides: Sequence[str]) -> tuple[st
     named = [asked] if isinstance(asked, str) else list(asked)
     chosen = shared if asked == "shared" else named
     if not chosen or not set(chosen) <= set(shared):
-        known = ", ".join(shared) or "none"
-        raise ConfigError(f"labels={','.join(named)}: these are shared: {known}")
+        raise ConfigError(fault("not_shared", named, shared))
     return tuple(chosen)
 
 
@@ -294,8 +293,7 @@ def require_directory(path: str | Path, wanted: str) -> Path:
     """The folder as a Path; an error says what is ``wanted`` where there is none."""
     folder = Path(path)
     if not folder.is_dir():
-        kind = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataNotFoundError(f"{folder} {kind}. {wanted}")
+        raise DataNotFoundError(fault("no_folder", folder, wanted))
     return folder
 
 
@@ -318,13 +316,10 @@ def locate_files(folder: Path, files: Sequence[str]) -> list[Path | None]:
 def find_table(folder: Path, names: Sequence[str], expected: str, notes: list[str]) -> Path:
     """The first of the label tables that is there; a note names the others."""
     if present := find_files(folder, *names):
-        first, *others = present
-        notes += [f"{first.name} was read; {other.name} beside it was not" for other in others]
-        return first
+        notes += say("beside", *present[:1], present[1:])
+        return present[0]
     inside = sorted(path for name in names for path in folder.glob(f"*/{name}*"))
-    hint = f"There is one in {inside[0].parent}: is that the folder meant?" if inside else expected
-    ends = ", ".join([".gz", *names[1:]])
-    raise DataNotFoundError(f"there is no label table {folder / names[0]} (nor {ends}). {hint}")
+    raise DataNotFoundError(fault("no_table", folder / names[0], names[1:], inside, expected))
 
 
 def list_names(folder: str | Path) -> list[str]:
@@ -344,8 +339,7 @@ def index_images(
                 continue
             path = folder / name
             if (first := paths.setdefault(getattr(path, key), path)) is not path:
-                both = " and ".join(sorted(map(str, (path, first))))
-                raise DataError(f"{both} are one image. Remove one of them")
+                raise DataError(fault("one_image", sorted([path, first], key=str)))
     return paths
 
 

@@ -13,6 +13,7 @@ from importlib.resources import files
 from xray_lightning.evaluation.predictions import Origin
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.results import Result
+from xray_lightning.wording import tell
 
 OFFICIAL, OWN = "official", "own"
 IMAGES, TEST_IMAGES = 112_120, 25_596  # of ChestX-ray14, and of its official test list
@@ -55,17 +56,9 @@ def comparable(origin: Origin, labels: Sequence[str], scored: int) -> list[Publi
 
 def incomparable(origin: Origin, labels: Sequence[str], scored: int) -> str:
     """Why no published row may stand beside such a score, "" if some may; see ``comparable``."""
-    data, known, split = origin.data, origin.data_images, origin.split and origin.split.name
-    official = split == OFFICIAL and scored != TEST_IMAGES
-    reasons = {
-        f"they are on NIH's images, this is on {data}": data != "nih",
-        "they are on NIH's 14 findings": tuple(labels) != CHEST_XRAY14,
-        "they are on a test set": origin.subset != "test",
-        "this split shares patients between its parts": split == "image",
-        f"the label table has {known:,} images, NIH's has {IMAGES:,}": known != IMAGES,
-        f"{scored:,} images were scored, NIH's official test list has {TEST_IMAGES:,}": official,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+    findings = tuple(labels) == CHEST_XRAY14
+    reasons = tell(__package__, "incomparable", origin, findings, scored, IMAGES, TEST_IMAGES)
+    return next(iter(reasons), "")
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,7 @@ def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | No
         hits[name] = exact, len(cells) - matches.count(None)
     best = max(hits, key=lambda name: hits[name], default="")
     if not best or not hits[best][1]:
-        first = ", ".join(f"{name} ({table.column(name)[0]!r})" for name in table.columns)
-        raise TableError(fault("no_ids", table.path, next(iter(images)), first))
+        raise TableError(fault("no_ids", table, next(iter(images))))
     for name, (exact, some) in hits.items():
         rival = (exact, some) == hits[best] or some > hits[best][1]
         if rival and ids[name] != ids[best]:
@@ -166,8 +165,7 @@ def _find_label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
     used = {name for choice in exact for name in _columns_of(choice)}
     complete = exact + [choice for choice in alike if used.isdisjoint(_columns_of(choice))]
     if len(complete) > 1:
-        names = " or ".join(choice[labels[0]][0] for choice in complete)
-        raise TableError(f"{path} has several scores for each label ({names}): leave one of them")
+        raise TableError(fault("several_scores", path, [own[labels[0]][0] for own in complete]))
     if complete:
         if doubled := [names for names in complete[0].values() if len(names) > 1]:
             raise TableError(f"{path} has two columns for one label: {', '.join(doubled[0])}")

@@ -17,6 +17,7 @@ from xray_lightning.evaluation.predictions import Predictions, read_own, write_p
 from xray_lightning.metrics.estimates import Metrics
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.results import Json, Result
+from xray_lightning.wording import fault
 from xray_lightning.writing import read_json, write_json, write_rows
 
 MARKS = ("environment.json", "failure.json", "train.log")  # a folder with one of them is a run
@@ -353,9 +354,7 @@ def find_pooled(folder: Path, settings: str | None = None) -> list[Path]:
     entries = read_json(folder / POOLED)["cross_validations"]
     chosen = [entry for entry in entries if settings in (None, entry["settings"])]
     if len(names := sorted({entry["settings"] for entry in chosen})) > 1:
-        rows = ", ".join(f'"{folder}/{name}"' for name in names)
-        raise DataNotFoundError(f"{folder} holds several cross-validations; name one: {rows}")
-    lacks = [f"{e['title']} lacks the folds {e['missing']}" for e in chosen if e["missing"]]
-    if lacks:
-        raise DataNotFoundError(f"{folder}: {lacks[0]}")
+        raise DataNotFoundError(fault("several_validations", folder, names))
+    if lacking := [entry for entry in chosen if entry["missing"]]:
+        raise DataNotFoundError(fault("lacks_folds", folder, lacking[0]))
     return [folder / entry["predictions"] for entry in chosen]

@@ -13,6 +13,7 @@ from xray_lightning.metrics.intervals import ROUNDING, Array, Band, Estimate, Fl
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
+from xray_lightning.wording import fault
 
 THRESHOLDS = tuple((np.arange(1, 51) / 100).tolist())
 PREVALENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
@@ -59,8 +60,7 @@ class Selection(Result):
 def require_shares(name: str, shares: Sequence[float]) -> list[float]:
     """Refuse anything but probabilities inside (0, 1), rising; ``name`` is what they are."""
     if not shares or list(shares) != sorted({share for share in shares if 0 < share < 1}):
-        given = ", ".join(f"{share:g}" for share in shares) or "none"
-        raise ConfigError(f"{name} must lie between 0 and 1 and rise, got {given}")
+        raise ConfigError(fault("shares", name, [f"{share:g}" for share in shares]))
     return list(shares)
 
 
@@ -69,8 +69,7 @@ def read_shares(name: str, text: str, usual: Sequence[float]) -> list[float]:
     try:
         shares = [float(part) for part in text.strip("[]").replace(":", ",").split(",") if text]
     except ValueError:
-        message = f"{name} must be numbers such as 0.01,0.05 or 0.01:0.5, got {text!r}"
-        raise ConfigError(message) from None
+        raise ConfigError(fault("no_shares", name, text)) from None
     between = [share for share in usual if shares[0] < share < shares[1]] if ":" in text else []
     return require_shares(name, sorted([*shares, *between]) if shares else usual)
 

@@ -20,6 +20,7 @@ from xray_lightning.errors import CheckpointError, ConfigError, require_number
 from xray_lightning.models.backbones import to_map
 from xray_lightning.models.batches import record_outputs, run_batches
 from xray_lightning.models.network import XrayNet
+from xray_lightning.wording import fault
 from xray_lightning.writing import Json
 
 Floats = npt.NDArray[np.floating]
@@ -129,8 +130,7 @@ def fit_gate(
     # ones no larger share is expected (Vovk 2005); with M below ``1 / false_alarms`` it may be.
     require_number("gate: false_alarms", false_alarms, 0, 1, "()")
     if len(train) < LEAST or not len(validation):
-        counts = f"{len(train)} training and {len(validation)} validation films"
-        raise ConfigError(f"a gate needs at least {LEAST} training films and 1 other, got {counts}")
+        raise ConfigError(fault("few_films", LEAST, train, validation))
     from sklearn.linear_model import LogisticRegression  # 1 s that only a fit needs
 
     layer = middle_layer(net)

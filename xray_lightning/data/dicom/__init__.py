@@ -16,6 +16,7 @@ from xray_lightning.data.dicom.header import MONOCHROME, Header, Layout, name_er
 from xray_lightning.data.dicom.pixels import Codes, StoredValues, read_codes
 from xray_lightning.data.files import read_file
 from xray_lightning.errors import ConfigError
+from xray_lightning.wording import fault
 
 __all__ = ["Acquisition", "DicomImage", "read_dicom", "read_dicom8", "tally", "to_uint8"]
 
@@ -89,11 +90,9 @@ def _read(
     header, pixels = headers.split_file(data)
     layout = headers.read_layout(header)
     if layout.photometric not in MONOCHROME and colour is None:
-        remedy = 'If they mean grey: xray convert colour=luma, or read_dicom(colour="luma")'
-        raise refusal(f"it is in colour ({layout.photometric})", remedy)
+        raise refusal(f"it is in colour ({layout.photometric})", fault("choose_colour"))
     if frame is None and layout.frames > 1:
-        remedy = "Choose one, from 0: xray convert frame=0, or read_dicom(frame=0)"
-        raise refusal(f"it has {layout.frames} frames", remedy)
+        raise refusal(f"it has {layout.frames} frames", fault("choose_frame"))
     if frame is not None and frame >= layout.frames:
         raise refusal(f"frame {frame} is asked for, it has {layout.frames}, from 0", "Choose one")
     return header, layout, *read_codes(header, pixels, layout, frame or 0)

@@ -16,6 +16,7 @@ from pydicom.uid import JPEGTransferSyntaxes
 
 from xray_lightning.data.dicom.header import CORRECT, Header, Layout, refusal
 from xray_lightning.data.dicom.pixels import Codes, StoredValues
+from xray_lightning.wording import fault
 
 UNUSED_BITS = 2  # of a VOI LUT whose white would be below a quarter
 MAX_RESCALE = 1e30  # of slope and intercept, so that nothing below overflows
@@ -150,8 +151,7 @@ def _read_lut(header: Header, prefix: str, *, signed: bool) -> tuple[int, Greys,
     data = header.value(f"{prefix}Data") or b""
     packed = bits == 8 and count <= len(data) <= count + 1
     if len(data) < count * (1 if packed else 2):
-        reason = f"its {prefix}Data has {len(data):,} bytes for {count:,} entries: it is corrupt"
-        raise refusal(reason, CORRECT)
+        raise refusal(fault("table_bytes", prefix, data, count), CORRECT)
     entries = np.frombuffer(data, "u1" if packed else f"{header.order}u2", count)
     if entries.max() >= 2**bits:
         raise refusal(f"its {prefix}Data exceeds its {bits} bits: it is corrupt", CORRECT)

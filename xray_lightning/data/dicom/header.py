@@ -24,6 +24,7 @@ from pydicom.filereader import read_dataset
 
 from xray_lightning.data.files import BARE
 from xray_lightning.errors import InvalidImageError
+from xray_lightning.wording import fault
 
 MAX_SIDE = 20_000  # px; a detector has about 4,000, so a larger figure is a damaged header
 MAX_PIXELS = 100_000_000  # of one frame; with MAX_SIDE the limit on memory: 600 MB at 16 bits
@@ -233,8 +234,7 @@ def _inflate(data: bytes) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(data, MAX_INFLATED)
     if inflater.unconsumed_tail:
-        limit = f"its deflated data set has more than {MAX_INFLATED:,} bytes"
-        raise refusal(limit, "Rewrite it uncompressed")
+        raise refusal(fault("inflated", MAX_INFLATED), "Rewrite it uncompressed")
     if not inflater.eof:
         raise refusal("it is truncated: the end of its deflated data set is missing")
     return inflated
@@ -259,16 +259,13 @@ def read_layout(header: Header) -> Layout:
         signed=header.number("PixelRepresentation", 0, 1) == 1,
     )
     if layout.photometric not in _SAMPLES:
-        reason = f"its PhotometricInterpretation is none of {', '.join(_SAMPLES)}"
-        raise refusal(reason, "Convert it to MONOCHROME2")
+        raise refusal(fault("photometric", _SAMPLES), "Convert it to MONOCHROME2")
     if layout.samples != _SAMPLES[layout.photometric]:
-        reason = f"{layout.samples} samples per pixel contradict {layout.photometric}"
-        raise refusal(reason, CORRECT)
+        raise refusal(fault("samples", layout), CORRECT)
     if layout.photometric == "YBR_FULL_422" and layout.columns % 2:
         raise refusal(f"{layout.columns} columns are odd, YBR_FULL_422 has pairs")
     if layout.rows * layout.columns > MAX_PIXELS:
-        size = f"{layout.columns:,} x {layout.rows:,} pixels"
-        raise refusal(f"a frame has {size}, more than {MAX_PIXELS:,} in all")
+        raise refusal(fault("pixels", layout, MAX_PIXELS))
     bits = f"bits allocated {layout.allocated}, stored {layout.stored}, high bit {layout.high}"
     if layout.allocated not in (8, 16):
         raise refusal(f"{bits}: only 8 or 16 bits allocated are read", "Convert it to 16 bits")

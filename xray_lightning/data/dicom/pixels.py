@@ -20,6 +20,7 @@ from pydicom import uid
 from pydicom.encaps import generate_fragments, get_frame, parse_basic_offsets, parse_fragments
 
 from xray_lightning.data.dicom.header import REWRITE, Header, Layout, PixelData, guard, refusal
+from xray_lightning.wording import fault
 
 Codes = npt.NDArray[np.unsignedinteger]  # uint8 or uint16, (H, W) or (H, W, 3)
 StoredValues = npt.NDArray[np.int32]  # (N,), the stored value of each code 0 to N - 1
@@ -48,8 +49,7 @@ def read_codes(
     # (H, W) or (H, W, 3), unsigned; of YBR_FULL_422 perhaps only Y, (H, W, 1). Values have no bits
     # above the stored ones, and their sign extended (PS3.5 8.1.1); N is 256 or 65,536
     if pixels.encapsulated == (header.syntax in uid.UncompressedTransferSyntaxes):
-        how = "is" if pixels.encapsulated else "is not"
-        raise refusal(f"its pixel data {how} encapsulated, against its transfer syntax")
+        raise refusal(fault("encapsulated", pixels))
     bits, high = layout.stored, layout.high
     if not pixels.encapsulated:
         data = pixels.data
@@ -97,8 +97,7 @@ def _shape_frame(data: memoryview, layout: Layout, frames: int, frame: int, orde
     count = layout.rows * layout.columns * (2 if halved else layout.samples)
     size = count * layout.allocated // 8
     if len(data) < frames * size:
-        reason = f"its pixel data has {len(data):,} bytes, the header says "
-        raise refusal(f"{reason}{frames} x {size:,}: it is truncated")
+        raise refusal(fault("frame_bytes", data, frames, size))
     stored = np.frombuffer(data, f"{order}u{layout.allocated // 8}", count, frame * size)
     codes = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if halved:
@@ -112,8 +111,7 @@ def decode_frame(frame: bytes, syntax: str, layout: Layout) -> tuple[Codes, int]
     """Decompress one frame: (H, W) or (H, W, 3), and how many of the bits count."""
     decode, name = _DECODERS.get(syntax), uid.UID(syntax).name
     if decode is None:
-        reason = f"its transfer syntax, {name}, is not supported"
-        raise refusal(reason, "Rewrite it uncompressed, with DCMTK or GDCM")
+        raise refusal(fault("syntax", name), "Rewrite it uncompressed, with DCMTK or GDCM")
     with guard(f"its {name} pixels are"):  # each library has its own errors for damaged bytes
         decoded, precision = decode(frame, layout)
     if decoded.shape != layout.shape:
@@ -216,7 +214,6 @@ def _read_jpeg_header(frame: bytes, kinds: tuple[int, ...], layout: Layout) -> i
 def _check_stream(rows: int, columns: int, samples: int, precision: int, layout: Layout) -> None:
     """Raise where the codestream is not what the header says: nothing is allocated yet."""
     if (rows, columns, samples) != (layout.rows, layout.columns, layout.samples):
-        said = f"{layout.columns} x {layout.rows} x {layout.samples}"
-        raise refusal(f"its codestream is {columns} x {rows} x {samples}, the header says {said}")
+        raise refusal(fault("codestream", columns, rows, samples, layout))
     if precision > layout.allocated:
         raise refusal(f"its codestream has {precision} bits, the header {layout.allocated}")
