@@ -73,6 +73,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("folder")
 
 
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Of seed 0."""
+    return np.random.default_rng(0)
+
+
 @pytest.fixture(scope="session")
 def at_80_columns() -> Callable[[list], str]:
     """Prints tables and lines at 80 columns and checks that nothing is cut off."""

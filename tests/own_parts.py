@@ -1,9 +1,13 @@
-"""Parts that a user writes: none of them knows this package."""
+"""Parts that a user writes: none of them knows this package, but a data set and a splitter do."""
+
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+
+from xray_lightning import Box, Record, Source, make_split
 
 
 class TopMean(nn.Module):
@@ -49,3 +53,34 @@ class Count(pl.Callback):
 
 def brier(scores: np.ndarray, targets: np.ndarray) -> float:
     return float(((scores - targets) ** 2).mean())
+
+
+class Clinic(Source):
+    """A folder of PNG files that are named patient_visit_finding."""
+
+    name = "clinic"
+    labels = ("Mass", "Edema")
+
+    def __init__(self, root):
+        self.root = Path(root)
+        self.records = [self.tell(path) for path in sorted(self.root.glob("*.png"))]
+
+    def tell(self, path):
+        targets = tuple(float(label in path.stem) for label in self.labels)
+        boxes = (Box("Mass", 4, 2, 8, 6),) if "Mass" in path.stem else ()
+        return Record(path.name, path.stem.split("_")[0], targets, path, boxes=boxes)
+
+
+def split_by_digit(records, official, *, test="5"):
+    """Patient p5 tests, p4 validates."""
+    homes = {test: "test", "4": "val"}
+    subsets = {"train": [], "val": [], "test": []}
+    for position, record in enumerate(records):
+        subsets[homes.get(record.patient_id[1:], "train")].append(position)
+    return make_split("digit", records, subsets, settings={"test": test})
+
+
+def positives_twice(targets, patients, generator):
+    """Every image once, those with a finding twice."""
+    ill = np.flatnonzero((targets == 1).any(axis=1))
+    return generator.permutation(np.concatenate([np.arange(len(targets)), ill]))

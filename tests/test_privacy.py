@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any
 
-import numpy as np
 import pydicom
 import pytest
 from pydicom.config import disable_value_validation
@@ -227,13 +226,12 @@ def test_dicom_out(folder: Any, tmp_path: Path) -> None:
     assert leaks_below(here, here / "none") == []
 
 
-def test_errors_name_the_file_alone(folder: Any) -> None:
+def test_errors_name_the_file_alone(folder: Any, rng) -> None:
     """What the reader says of broken files quotes nothing from them."""
     from xray_lightning.data.images import decode_image
     from xray_lightning.errors import InvalidImageError
 
     content = (folder.root / "stage_2_train_images/id-00.dcm").read_bytes()
-    rng = np.random.default_rng(0)
     for size in rng.integers(132, len(content), 40):
         with pytest.raises(InvalidImageError) as caught:
             decode_image(content[:size], "x.dcm")

@@ -268,9 +268,8 @@ def test_what_could_not_be_found_is_not_none() -> None:
     assert "(one of them lacks: age, sex, view, follow-up number, images of the patient)" in said
 
 
-def test_copies_across_hospitals() -> None:
+def test_copies_across_hospitals(rng) -> None:
     """Each film of b that is on disk is one of a under another name."""
-    rng = np.random.default_rng(0)
     squares = rng.integers(0, 256, (5, 64, 64), dtype=np.uint8)[[0, 1, 2, 0, 1, 3, 4]]
     records = [xl.Record(f"a/{n}", f"a/p{n}", (0.0,), hospital="a") for n in range(3)]
     records += [xl.Record(f"b/{n}", f"b/{n}", (0.0,), hospital="b") for n in range(4)]

@@ -250,8 +250,7 @@ def test_what_the_table_lacks_has_a_reason(subsets: Subsets, tabled) -> None:
     assert "no follow-up numbers" in rows[shifts.PREVIOUS].undefined
 
 
-def test_weighted_auroc_against_scikit_learn() -> None:
-    rng = np.random.default_rng(0)
+def test_weighted_auroc_against_scikit_learn(rng) -> None:
     scores, positive = rng.random(200).round(1), rng.random(200) < 0.3  # with ties
     weights = rng.random((40, 200)) * (rng.random((40, 200)) < 0.7)
     aurocs = measure_auroc(scores, positive, weights)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from running import xray
 from toy import write_image, write_lines
 
 import xray_lightning as xl
-from xray_lightning.cli.app import run_verb
 from xray_lightning.data.chexpert import LABELS, MASKED
 from xray_lightning.data.geometry import draw_runs, surround_runs, unpack_mask
 
@@ -241,11 +241,11 @@ def test_faulty_masks(folder: Path, masks: Callable[..., Path], entry: Any, valu
         xl.CheXpert(folder, segmentations=["none.json"])
 
 
-def test_the_real_table(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_real_table(tables: Path) -> None:
     """The labels' codes as pandas counts them."""
     root = tables / "chexpert"
-    run_verb("data", ["data=chexpert", f"data.root={root}", "split=patient"], as_json=True)
-    summary = json.loads(capsys.readouterr().out)
+    text = xray("data", "data=chexpert", f"data.root={root}", "split=patient", "--json")
+    summary = json.loads(text)
     assert (summary["images"], summary["patients"]) == (191_010, 64_534)
     counts = summary["counts"]
     frame = pd.read_csv(root / SMALL / "train.csv")[[*LABELS]]

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from running import xray
 
 import xray_lightning as xl
 from xray_lightning.audit import label_table
-from xray_lightning.cli.app import run_verb
 from xray_lightning.data import vocabulary
 from xray_lightning.data.chexpert import LABELS as CHEXPERT
 from xray_lightning.data.samplers import disease_balanced_sampler
@@ -130,16 +130,15 @@ def test_labels_nobody_knows(labels: list[str], named: str) -> None:
         xl.relabel(Made("nih", ("Mass",), (1,)), labels)
 
 
-def rows(capsys: pytest.CaptureFixture[str], *settings: str) -> dict[str, dict[str, dict]]:
-    run_verb("labels", settings, as_json=True)
-    table = LabelTable.from_json(json.loads(capsys.readouterr().out))
+def rows(*settings: str) -> dict[str, dict[str, dict]]:
+    table = LabelTable.from_json(json.loads(xray("labels", *settings, "--json")))
     assert LabelTable.from_json(table.to_json()) == table
     return {row.label: row.to_json()["sets"] for row in table.rows}
 
 
-def test_images_are_counted_where_a_folder_is_named(nih_folder, capsys) -> None:
-    found = rows(capsys, "data.sets=[nih,rsna,phantom]", f"data.nih.root={nih_folder.root}",
-                 "data.phantom.patients=4")  # fmt: skip
+def test_images_are_counted_where_a_folder_is_named(nih_folder) -> None:
+    named = f"data.nih.root={nih_folder.root}", "data.phantom.patients=4"
+    found = rows("data.sets=[nih,rsna,phantom]", *named)
     assert list(found)[:2] == ["Atelectasis", "Cardiomegaly"]
     assert len(found) == 14
     hernia, rsna = found["Hernia"], found["Pneumonia"]["rsna"]
@@ -147,18 +146,16 @@ def test_images_are_counted_where_a_folder_is_named(nih_folder, capsys) -> None:
     assert (rsna["words"], rsna["positives"]) == (["Lung Opacity"], None)  # no folder was named
     assert hernia["rsna"]["words"] == []
     assert hernia["phantom"]["negatives"] > 0  # it needs no folder
-    found = rows(capsys)  # every set, without one named
+    found = rows()  # every set, without one named
     assert found["Nodule/Mass"]["nih"]["derived"]
     assert found["Nodule"]["vindr"]["wider"] == ["Nodule/Mass", "Lung Opacity"]  # nearest first
     assert found["Nodule"]["chexpert"]["wider"] == ["Lung Lesion", "Lung Opacity"]
 
 
-def test_the_table_fits(nih_folder, csv_folder, capsys) -> None:
+def test_the_table_fits(nih_folder, csv_folder) -> None:
     table = csv_folder("image,Nodule,Own,Nodule/Mass", "a.png,1,0,", "sub/b.png,,1,1")
-    run_verb("labels", [])
     named = f"data.nih.root={nih_folder.root}", f"data.csv.table={table}"
-    run_verb("labels", ["data=[csv,nih]", *named])
-    text = capsys.readouterr().out
+    text = xray("labels") + xray("labels", "data=[csv,nih]", *named)
     drawn = [line for line in text.splitlines() if not line.startswith(("note", "-:", "="))]
     assert max(map(len, map(str.rstrip, drawn))) <= 80
     assert "1/0" in text

@@ -1,14 +1,13 @@
 """A data set, a splitter and a sampler of the user's own, handed in from Python and by a folder."""
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
+import own_parts
 import pytest
 import torch
 from matplotlib.patches import Rectangle
@@ -22,55 +21,9 @@ from xray_lightning.data.partition import Split, replace_test, split_source
 from xray_lightning.data.source import readable_records, select_views
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError
 
-MODULE = '''
-"""What a user writes: a data set of six patients, a splitter, a sampler."""
-
-from pathlib import Path
-
-import numpy as np
-
-from xray_lightning import Box, Record, Source, make_split
-
-
-class Clinic(Source):
-    """A folder of PNG files that are named patient_visit_finding."""
-
-    name = "clinic"
-    labels = ("Mass", "Edema")
-
-    def __init__(self, root):
-        self.root = Path(root)
-        self.records = [
-            Record(path.name, path.stem.split("_")[0], targets(path), path, boxes=boxes(path))
-            for path in sorted(self.root.glob("*.png"))
-        ]
-
-
-def targets(path):
-    return tuple(float(label in path.stem) for label in Clinic.labels)
-
-
-def boxes(path):
-    return (Box("Mass", 4, 2, 8, 6),) if "Mass" in path.stem else ()
-
-
-def split_by_digit(records, official, *, test="5"):
-    """Patient p5 tests, p4 validates."""
-    homes = {test: "test", "4": "val"}
-    subsets = {"train": [], "val": [], "test": []}
-    for position, record in enumerate(records):
-        subsets[homes.get(record.patient_id[1:], "train")].append(position)
-    return make_split("digit", records, subsets, settings={"test": test})
-
-
-def positives_twice(targets, patients, generator):
-    """Every image once, those with a finding twice."""
-    ill = np.flatnonzero((targets == 1).any(axis=1))
-    return generator.permutation(np.concatenate([np.arange(len(targets)), ill]))
-'''
 DATA = """# @package _global_
 data:
-  _target_: clinic_of_mine.Clinic
+  _target_: own_parts.Clinic
   root: ???
 image_size: 32
 batch_size: 8
@@ -79,15 +32,14 @@ weights: none
 """
 CONFIGS = {
     "data/mine.yaml": DATA,
-    "split/mine.yaml": '_target_: clinic_of_mine.split_by_digit\n_partial_: true\ntest: "5"\n',
-    "sampler/mine.yaml": "_target_: clinic_of_mine.positives_twice\n_partial_: true\n",
+    "split/mine.yaml": '_target_: own_parts.split_by_digit\n_partial_: true\ntest: "5"\n',
+    "sampler/mine.yaml": "_target_: own_parts.positives_twice\n_partial_: true\n",
 }
 
 
 @pytest.fixture
-def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The user's module on the path, with images of six patients and a folder of configurations."""
-    write_lines(tmp_path / "code/clinic_of_mine.py", MODULE)
+def clinic(tmp_path: Path) -> own_parts.Clinic:
+    """Images of six patients and a folder of configurations."""
     for name, text in CONFIGS.items():
         write_lines(tmp_path / "conf" / name, text)
     rng = np.random.default_rng(0)
@@ -95,21 +47,18 @@ def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         for visit, finding in enumerate(("none", "Mass", "Edema", "MassEdema")):
             pixels = rng.integers(0, 255, (40, 32), np.uint8)
             write_image(tmp_path / f"images/p{patient}_{visit}_{finding}.png", pixels)
-    monkeypatch.syspath_prepend(tmp_path / "code")
-    monkeypatch.delitem(sys.modules, "clinic_of_mine", raising=False)
-    return __import__("clinic_of_mine")
+    return own_parts.Clinic(tmp_path / "images")
 
 
-def test_an_example_and_its_figure(clinic: ModuleType, tmp_path: Path) -> None:
-    source = clinic.Clinic(tmp_path / "images")
-    example = source[1]
+def test_an_example_and_its_figure(clinic: Source, tmp_path: Path) -> None:
+    example = clinic[1]
     pixels = cv2.imread(str(tmp_path / "images/p0_1_Mass.png"), cv2.IMREAD_GRAYSCALE)
-    assert (len(source), len(list(source))) == (24, 24)
+    assert (len(clinic), len(list(clinic))) == (24, 24)
     assert (example["image"].shape, example["image"].dtype) == ((1, 40, 32), torch.float32)
     np.testing.assert_array_equal(example["image"][0].numpy(), pixels / np.float32(255))
     assert example["targets"].tolist() == [1.0, 0.0]
     assert (example["image_id"], example["patient_id"]) == ("p0_1_Mass.png", "p0")
-    figure = source.plot(1)
+    figure = clinic.plot(1)
     (axes,) = figure.axes
     (box,) = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     assert (*box.get_xy(), box.get_width(), box.get_height()) == (4, 2, 8, 6)
@@ -147,10 +96,9 @@ def test_records_that_cannot_be(records: list[Record], named: str) -> None:
         readable_records(source)
 
 
-def test_handed_in_from_python(clinic: ModuleType, tmp_path: Path) -> None:
-    source = clinic.Clinic(tmp_path / "images")
-    settings = {"split": clinic.split_by_digit, "sampler": clinic.positives_twice}
-    data = XrayDataModule(source, image_size=32, cache_dir=tmp_path / "cache", **settings)
+def test_handed_in_from_python(clinic: Source, tmp_path: Path) -> None:
+    settings = {"split": own_parts.split_by_digit, "sampler": own_parts.positives_twice}
+    data = XrayDataModule(clinic, image_size=32, cache_dir=tmp_path / "cache", **settings)
     assert [*map(len, data.split.subsets.values())] == [16, 4, 4]
     assert len(data.draw_targets()) == 16 + 12
     batch = next(iter(data.train_dataloader()))
@@ -234,4 +182,4 @@ def test_trained_from_a_folder_of_configurations(tmp_path, monkeypatch) -> None:
     words += ["model.backbone=test_resnet", "threads=1", "workers=0", "logger=none", "draws=20"]
     assert train([*words, "report=false", "callbacks=none", "hydra.run.dir=run"]) == 0
     assert (run / "metrics.json").is_file()
-    assert "clinic_of_mine.split_by_digit" in (run / "config.yaml").read_text()
+    assert "own_parts.split_by_digit" in (run / "config.yaml").read_text()

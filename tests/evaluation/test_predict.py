@@ -98,8 +98,7 @@ def test_an_image_that_is_not_scored_once(positions: list[int], rows: int) -> No
         assemble_scores(shards, 3)
 
 
-def test_summary() -> None:
-    rng = np.random.default_rng(0)
+def test_summary(rng) -> None:
     targets = rng.integers(0, 2, (50, 4)).astype(np.float32)
     targets[::3, 0] = np.nan
     targets[:, 2] = 0

@@ -41,8 +41,7 @@ def repeated(counts: np.ndarray, codes: Codes, targets: np.ndarray) -> np.ndarra
     return rows[~np.isnan(targets[rows])]
 
 
-def test_sums_and_means_of_repeated_images() -> None:
-    rng = np.random.default_rng(0)
+def test_sums_and_means_of_repeated_images(rng) -> None:
     patients, values = rng.choice(list("abcdefgh"), 90), rng.random(90)
     targets = (rng.random(90) < 0.4).astype(float)
     targets[:9] = np.nan
@@ -87,8 +86,7 @@ def test_of_a_mean_it_is_students_interval() -> None:
         np.testing.assert_allclose(spread.around(values.mean()), [ends.low, ends.high], atol=rough)
 
 
-def test_the_p_value_has_no_floor() -> None:
-    rng = np.random.default_rng(0)
+def test_the_p_value_has_no_floor(rng) -> None:
     few, many = (Spread.of(rng.normal(0.5, 0.05, size=n), 200.0).p_value(0.5) for n in (200, 2000))
     assert max(few, many) < 1e-12, "2 / (D + 1) was 0.01 with 200 draws"
 
@@ -282,8 +280,7 @@ def test_more_images_than_float32_counts() -> None:
         curves_over(ranking, np.full((1, 2), 10_000_000, dtype=np.float32))
 
 
-def test_auroc_without_each_patient() -> None:
-    rng = np.random.default_rng(0)
+def test_auroc_without_each_patient(rng) -> None:
     codes, scores = rng.integers(12, size=100), rng.integers(20, size=100) / 20  # with ties
     targets = (rng.random(100) < 0.3).astype(float)
     targets[:5] = np.nan

@@ -73,9 +73,8 @@ def straighten(odds: np.ndarray, target: np.ndarray) -> list[float]:
     return [slope, shift]
 
 
-def test_platt_on_a_perfect_separation_stays_finite() -> None:
+def test_platt_on_a_perfect_separation_stays_finite(rng) -> None:
     """Without the smoothing the slope grew to 1,064 and a negative got 1.0000."""
-    rng = np.random.default_rng(0)
     positive = np.arange(400) < 12
     scores = np.where(positive, 0.31 + 0.1 * rng.random(400), 0.3 * rng.random(400))
     found = calibration.fit_calibration(scores, positive)
@@ -103,7 +102,7 @@ def test_bad_settings() -> None:
             calibration.fit_calibration(scores, one_class)
 
 
-def test_prior_shift_is_bayes() -> None:
+def test_prior_shift_is_bayes(rng) -> None:
     """Two Gaussians, for which the posterior is known at every prevalence."""
 
     def posterior(x: np.ndarray, prior: float) -> np.ndarray:
@@ -111,7 +110,6 @@ def test_prior_shift_is_bayes() -> None:
 
     x = np.linspace(-4, 4, 41)
     np.testing.assert_allclose(shift_prior(posterior(x, 0.5), 0.5, 0.03), posterior(x, 0.03))
-    rng = np.random.default_rng(0)
     sick = rng.random(40_000) < 0.2
     scores = posterior(rng.normal(size=40_000) + sick, 0.5)
     assert calibration.estimate_prior(scores, 0.5) == pytest.approx(0.2, abs=0.015)

@@ -152,8 +152,7 @@ def hospital(rng, patients, prevalence, lift, name, people=None):
     return Sample(scores, targets, [f"{name}{code}" for code in codes])
 
 
-def test_the_difference_is_that_of_the_aurocs() -> None:
-    rng = np.random.default_rng(0)
+def test_the_difference_is_that_of_the_aurocs(rng) -> None:
     here, there = hospital(rng, 60, 0.2, 1.2, "a"), hospital(rng, 50, 0.3, 0.8, "b")
     there.targets[:9, 0] = np.nan
     *labels, mean = compare.compare_samples(here, there, draws=100)

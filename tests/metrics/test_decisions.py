@@ -209,9 +209,8 @@ def test_conformal_sets_are_those_of_mapie() -> None:
         assert threshold == pytest.approx(theirs.best_predict_param[0] + 0.005)
 
 
-def test_doubts_are_those_of_cleanlab() -> None:
+def test_doubts_are_those_of_cleanlab(rng) -> None:
     ranking = pytest.importorskip("cleanlab.multilabel_classification.rank")
-    rng = np.random.default_rng(0)
     told, targets = rng.random((200, 5)), rng.integers(0, 2, (200, 5)).astype(float)
     ones = [np.flatnonzero(row).tolist() for row in targets]
     labels, images = doubt_labels(told, targets, targets * np.nan)

@@ -25,9 +25,8 @@ def gate(net: XrayNet) -> Gate:
     return fit_gate(net, films[:24], films[24:], youngest=18.0, views=("AP", "PA"))
 
 
-def test_distance_is_scipys() -> None:
+def test_distance_is_scipys(rng) -> None:
     """Where all axes are kept they are a rotation, which changes no Ledoit-Wolf distance."""
-    rng = np.random.default_rng(0)
     plain = rng.normal(size=(60, 12)) @ rng.normal(size=(12, 12)) * np.linspace(0.1, 9, 12) + 3
     centre, axes = gates.fit_distance(plain, np.concatenate([plain, plain[:, ::-1]]))
     scaled = plain / plain.std(axis=0)
@@ -56,9 +55,8 @@ def test_limits() -> None:
     assert choose_limits(rising[:9, None], 0.05) == [8]  # too few: none of them is above
 
 
-def test_changes() -> None:
+def test_changes(rng) -> None:
     film = torch.arange(64.0).reshape(1, 8, 8) / 63
-    rng = np.random.default_rng(0)
     changed = {name: change(film, rng) for name, change in gates.CHANGES.items()}
     assert all(picture.shape == film.shape for picture in changed.values())
     assert all(0 <= picture.min() <= picture.max() <= 1 for picture in changed.values())

@@ -183,8 +183,7 @@ def test_evidence_against_a_finding_is_not_painted_hot() -> None:
     assert quiet == (-1, 1), "0 stays fixed where no map of a label tells against it"
 
 
-def test_a_coarse_map_says_that_it_cannot_point_and_all_have_a_colour_bar() -> None:
-    rng = np.random.default_rng(0)
+def test_a_coarse_map_says_that_it_cannot_point_and_all_have_a_colour_bar(rng) -> None:
     for side, said in ((2, True), (3, True), (4, False), (8, False)):
         heat = rng.standard_normal((side, side)).astype(np.float32)
         drawn = {kind: [replace(cell(), heat=heat)] for kind in PLACES}
@@ -291,8 +290,7 @@ def test_the_area_under_the_steps_is_the_average_precision(levels: int) -> None:
     assert area == pytest.approx(metrics.average_precision_score(targets, scores))
 
 
-def test_a_thinned_curve_looks_the_same() -> None:
-    rng = np.random.default_rng(0)
+def test_a_thinned_curve_looks_the_same(rng) -> None:
     targets = (rng.random(20_000) < 0.2).astype(np.float32)
     scores = (rng.random(20_000) + 0.3 * targets).astype(np.float32)
     whole = np.stack(metrics.roc_curve(targets, scores)[:2], axis=1)
@@ -338,8 +336,7 @@ def test_curves(text: str, grey: bool, tmp_path) -> None:
     assert (np.abs(pixels - np.array(to_rgb("#BBBBBB"))).max(axis=2) < 0.01).any() == grey
 
 
-def test_distribution(tmp_path) -> None:
-    rng = np.random.default_rng(0)
+def test_distribution(tmp_path, rng) -> None:
     sizes = {"train": 1000, "val": 10, "test": 50}
     targets = {p: rng.integers(0, 2, (n, 14)).astype(np.float32) for p, n in sizes.items()}
     targets["val"][:, 3] = np.nan  # a label that nobody knows
@@ -351,8 +348,7 @@ def test_distribution(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (11, 8, 2), (40, 8, 4)])
-def test_montage(count: int, columns: int, rows: int, tmp_path) -> None:
-    rng = np.random.default_rng(0)
+def test_montage(count: int, columns: int, rows: int, tmp_path, rng) -> None:
     targets = rng.integers(0, 2, (count, 14)).astype(np.float32)
     targets[0] = np.nan
     ids = [f"{ODD[1]} {number:08d}_000.png" for number in range(count)]

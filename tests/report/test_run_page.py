@@ -215,8 +215,7 @@ def test_files_are_written_and_agree(undrawn, run_folder, parsed) -> None:
     assert not list(run_folder.glob("*.partial"))
 
 
-def test_pictures_are_made_smaller(tmp_path) -> None:
-    rng = np.random.default_rng(0)
+def test_pictures_are_made_smaller(tmp_path, rng) -> None:
     pixels = cv2.resize(rng.integers(0, 255, (4, 20, 3), dtype=np.uint8), (2000, 400))
     path = tmp_path / "picture.png"
     cv2.imwrite(str(path), pixels)

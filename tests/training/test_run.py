@@ -170,9 +170,8 @@ def test_any_module_with_logits(data: XrayDataModule, tmp_path: Path) -> None:
         load_checkpoint(run.best, trust=True).build_net(),
         load_checkpoint(run.best).build_net(Small(list(data.labels), width=3)),
     ]
-    with torch.no_grad():
-        for net in nets:
-            torch.testing.assert_close(net(images), task.net.eval()(images), rtol=0, atol=0)
+    for net in nets:
+        torch.testing.assert_close(net(images), task.net.eval()(images), rtol=0, atol=0)
 
 
 def test_a_trainer_without_the_callbacks_of_a_run(data: XrayDataModule, tmp_path: Path) -> None:

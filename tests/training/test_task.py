@@ -82,9 +82,8 @@ def test_logged_figures_are_those_of_the_predictions(subset, data, trainer) -> N
     assert logged[f"{subset}/loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_validation_loss_is_the_mean_over_the_known_targets(trainer, tmp_path) -> None:
+def test_validation_loss_is_the_mean_over_the_known_targets(trainer, tmp_path, rng) -> None:
     """Not over the batches, whose means count unlike many; before a fit, in it, and after."""
-    rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, (60, 2)).astype(float)
     targets[rng.random(targets.shape) < 0.5] = np.nan
     data = toy_data(tmp_path, Findings(("a", "b"), targets), batch_size=5)

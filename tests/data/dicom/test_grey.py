@@ -130,10 +130,9 @@ def test_more_bits_without_a_window_are_percentiles(dicom: Make) -> None:
     assert image.notes == (PERCENTILES,)
 
 
-def test_percentiles_are_numpys_inverted_cdf() -> None:
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 300, 777)
-    values = generator.permutation(300) * -1.5  # a modality table need not be monotone
+def test_percentiles_are_numpys_inverted_cdf(rng) -> None:
+    pixels = rng.integers(0, 300, 777)
+    values = rng.permutation(300) * -1.5  # a modality table need not be monotone
     ours = weighted_percentiles(values, np.bincount(pixels, minlength=300), (0.5, 42, 99.5))
     theirs = np.percentile(values[pixels], (0.5, 42, 99.5), method="inverted_cdf")
     np.testing.assert_array_equal(ours, theirs)

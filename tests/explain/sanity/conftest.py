@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -60,11 +59,6 @@ def sample() -> Sample:
 @pytest.fixture
 def study_of(images: Tensor, sample: Sample) -> Callable[[Explain], Study]:
     return lambda explain: Study(images, sample, explain, 8)
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
 
 
 @pytest.fixture
