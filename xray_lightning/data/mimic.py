@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.partition import read_split_column
 from xray_lightning.data.source import Source, find_table, locate_files, read_facts, say
-from xray_lightning.data.tables import Table, format_count, read_table
+from xray_lightning.data.tables import Table, read_table
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
 from xray_lightning.errors import require_choice
 from xray_lightning.records import NAN, Records, read_column
@@ -145,7 +145,7 @@ def _read_views(table: Table, notes: list[str]) -> list[str]:
             views[-1], others["the view code"] = FACTS.views[code], others["the view code"] + 1
         elif not view and procedure == PORTABLE:
             views[-1], others["the procedure's text"] = "AP", others["the procedure's text"] + 1
-    notes += [f"{format_count(n, 'view')} told by {source}" for source, n in others.items()]
+    notes += say("views_told", others)
     return views
 
 

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.images import Pixels, read_record
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.source import Identity, Source, find_table, index_images, read_facts
+from xray_lightning.data.source import Identity, Source, find_table, index_images, read_facts, say
 from xray_lightning.data.tables import Rows, Table, allowed_ages, read_table
 from xray_lightning.data.vocabulary import LabelMap, encode_words, name_map, read_label_map
 from xray_lightning.errors import ConfigError, TableError, require_choice
@@ -96,14 +96,13 @@ class PadChest(Source, published="padchest"):
         reasons = np.array(list(map(_find_reason, told)), dtype=object)[rows]
         _find_others(table, exclude, pediatric, labelled_by, reasons)
         left_out = Counter(filter(None, reasons.tolist())).most_common()
-        listed = ", ".join(f"{reason} {number:,}" for reason, number in left_out)
         folders = [folder, *(folder / name for name in table.count(_FOLDER))]
         paths = index_images(folders, (".png",), "name")
         targets = np.array([encode_words(labels, words) for labels in told])[rows]
         records = _make_records(table, targets, paths, notes)[np.flatnonzero(reasons == "")]
         if not records:
-            raise ConfigError(f"no image is left of the table: {listed}")
-        notes += [f"LEFT OUT: {listed} (each row by its first reason)"] if listed else []
+            raise ConfigError(fault("nothing_left", left_out))
+        notes += say("rows_left_out", left_out)
         bits = table.convert(_BITS, {str(n): n for n in range(8, 17)}.__getitem__, "8 to 16")
         self._bits = dict(zip(table.text(_IMAGE), bits, strict=True))
         counts = _count_table(table, rows, cells, words, notes)
@@ -148,8 +147,7 @@ def _count_table(
     def count(times: Iterable[int]) -> int:  # in all rows, by how often it is so in each cell
         return int(numbers @ list(times))
 
-    if unused := sorted(frozenset().union(*words.values()) - used):
-        notes.append(f"words of the label map that are not in the table: {', '.join(unused)}")
+    notes += say("unused_words", sorted(frozenset().union(*words.values()) - used))
     columns = {"patients": _PATIENT, "studies": _STUDY, "folders": _FOLDER}
     sizes = {key: table.column(name).n_unique() for key, name in columns.items()}
     labels = {

@@ -241,8 +241,7 @@ def select_labels(source: Source, labels: Sequence[str]) -> Source:
     narrowed.labels = tuple(labels)
     itself = {label: (label,) for label in labels}
     narrowed.records = rename_labels(source.records, source.labels, labels, itself)
-    if left_out := [label for label in source.labels if label not in labels]:
-        narrowed.notes = [*source.notes, f"labels left out: {', '.join(left_out)}"]
+    narrowed.notes = [*source.notes, *say("other_labels", source.labels, labels)]
     return narrowed
 
 
@@ -353,6 +352,5 @@ def select_views(
     there = Counter(words)
     if isinstance(views, str) or not there.keys() & set(views):
         raise ConfigError(f"data.views is a list of {', '.join(sorted(there))}; got {views!r}")
-    if others := [f"{view} {there[view]:,}" for view in sorted(there.keys() - set(views))]:
-        notes.append(f"LEFT OUT: views {', '.join(others)} (data.views=[{', '.join(views)}])")
+    notes += say("other_views", sorted(there.keys() - set(views)), there, views)
     return take_records(records, np.flatnonzero([word in views for word in words]))

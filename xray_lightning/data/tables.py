@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from xray_lightning.data.source import say
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.records import NAN, Box, canonical
 from xray_lightning.wording import fault
@@ -137,9 +138,7 @@ class Table:
     def sexes(self, name: str, notes: list[str]) -> list[str]:
         """A column of "M", "F", and "" for anything else, (N,)."""
         sexes = self.convert(name, lambda cell: _SEXES.get(cell.upper(), ""), "a sex")
-        if strange := sexes.count("") - self.text(name).count(""):
-            other = format_count(strange, "cell")
-            notes.append(f"{other} of {name!r} other than M and F became unknown")
+        notes += say("other_sexes", name, sexes.count("") - self.text(name).count(""))
         return sexes
 
     def refuse_blanks(self, name: str) -> None:
@@ -151,8 +150,7 @@ class Table:
 def allowed_ages(ages: npt.NDArray[np.float64], notes: list[str]) -> list[float]:
     """Ages in years, NaN where not from 0 to 110, (N,); a note says how often."""
     impossible = (ages < 0) | (ages > OLDEST)
-    if count := int(impossible.sum()):
-        notes.append(f"{format_count(count, 'impossible age')} became NaN")
+    notes += say("impossible_ages", int(impossible.sum()))
     allowed: list[float] = np.where(impossible, NAN, ages).tolist()
     return allowed
 

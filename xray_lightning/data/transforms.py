@@ -57,11 +57,7 @@ def augment_none() -> Augmentation:
 
 
 def augment_light(
-    flip: float = 0.5,
-    rotate: float = 5.0,
-    shift: float = 0.05,
-    zoom: float = 0.1,
-    on: str = "auto",
+    flip: float = 0.5, rotate: float = 5.0, shift: float = 0.05, zoom: float = 0.1, on: str = "auto"
 ) -> Augmentation:
     """Mirror image and a small affine change; black where the image moved away.
 

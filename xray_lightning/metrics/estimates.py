@@ -117,12 +117,10 @@ class _Drawn:
         spread = Spread.of(draws[1:], intervals.effective_patients(np.sum(images, axis=0)))
         biased = metric in BIASED and not np.isnan(spread.deviation)
         bias = float(np.nanmean(draws[1:])) - share if biased else 0.0
-        ends, exact = intervals.share_interval(share, spread, bias=bias), False
-        if metric not in ERRORS and np.isnan(ends).any():
-            poorest = min(int((own > 0).sum()) for own in images)
-            ends, exact = intervals.exact_interval(share, poorest), share in (0, 1)
+        agreed = 0 if metric in ERRORS else min(int((own > 0).sum()) for own in images)
+        ends = intervals.share_interval(share, spread, bias=bias, patients=agreed)
         low, high = (floor + (1 - floor) * end for end in ends)
-        return Estimate(value, low, high, exact)
+        return Estimate(value, low, high, metric not in ERRORS and share in (0, 1))
 
 
 def estimate_metrics(

@@ -165,12 +165,13 @@ class Spread:
 
 
 def share_interval(
-    value: float, spread: Spread, level: float = 0.95, *, bias: float = 0.0
+    value: float, spread: Spread, level: float = 0.95, *, bias: float = 0.0, patients: int = 0
 ) -> Interval:
-    """Student's interval on the logit scale, delta method, of a figure; (NaN, NaN) for 0 and 1."""
-    # Chosen by simulation, see README; ``bias`` is taken off the middle; 0, 1: ``exact_interval``.
+    """Student's interval on the logit scale, delta method; of 0 and 1 :func:`exact_interval`."""
+    # Chosen by simulation, see README; ``bias`` is taken off the middle. Without ``patients``, who
+    # agree on 0 or 1, these two have no interval.
     if np.isnan(spread.deviation) or not 0 < value < 1:
-        return NONE
+        return exact_interval(value, patients, level)
     slope = value * (1 - value)  # d value / d logit
     scaled = Spread(spread.deviation / slope, spread.freedom)
     middle = float(scipy.special.logit(value)) - bias / slope
@@ -189,11 +190,10 @@ def exact_interval(value: float, patients: int, level: float = 0.95) -> Interval
 def estimate_ratio(part: Floats | Mask, whole: Floats | Mask, codes: Any) -> Estimate:
     """A share, the sum of one quantity over that of another, of images (N,), by patient."""
     value, behind = float(divided(part.sum(), whole.sum())), np.bincount(codes, whole)
-    if value in (0, 1):
-        return Estimate(value, *exact_interval(value, int((behind > 0).sum())), exact=True)
     influence = (part - value * whole) * divided(1, whole.sum())
     spread = Spread.of_influence(influence, codes, effective_patients(behind))
-    return Estimate(value, *share_interval(value, spread))
+    ends = share_interval(value, spread, patients=int((behind > 0).sum()))
+    return Estimate(value, *ends, exact=value in (0, 1))
 
 
 def divided(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:

@@ -221,9 +221,9 @@ class _Drawn:
         if behind.sum() < MINIMUM:
             return WrongShare(NAN, None, int(behind.sum()))
         spread = Spread.of(self.drawn[1:, group], intervals.effective_patients(behind))
-        ends = intervals.share_interval(value, spread) if self.share else spread.around(value)
-        if self.share and value in (0, 1):
-            ends = intervals.exact_interval(value, int((behind > 0).sum()))
+        ends = spread.around(value)
+        if self.share:
+            ends = intervals.share_interval(value, spread, patients=int((behind > 0).sum()))
         return WrongShare(value, intervals.drop_undefined(ends), int(behind.sum()))
 
     def compare(self, pairs: Codes) -> tuple[Codes, Floats, Floats, Floats]:
