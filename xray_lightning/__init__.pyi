@@ -97,6 +97,7 @@ from xray_lightning.evaluation.evaluate import Evaluation as Evaluation
 from xray_lightning.evaluation.evaluate import evaluate as evaluate
 from xray_lightning.evaluation.evaluate import find_doubts as find_doubts
 from xray_lightning.evaluation.evaluate import fit_operating_points as fit_operating_points
+from xray_lightning.evaluation.evaluate import select_by as select_by
 from xray_lightning.evaluation.external import ExternalValidation as ExternalValidation
 from xray_lightning.evaluation.external import validate_externally as validate_externally
 from xray_lightning.evaluation.model import Scoring as Scoring

@@ -90,7 +90,7 @@ def test_errors_before_torch(command: str, message: str, tmp_path) -> None:
 def test_conf_of_the_repository_inside_the_package_or_nowhere(tmp_path, monkeypatch) -> None:
     assert locate.find_conf() == Path(__file__).parents[2] / "conf"
     monkeypatch.setattr(locate, "__file__", str(tmp_path / "package/cli/locate.py"))
-    with pytest.raises(DataNotFoundError, match="install the package again"):
+    with pytest.raises(DataNotFoundError, match="install it again"):
         locate.find_conf()
     for place in ("package/conf", "conf"):
         (tmp_path / place).mkdir(parents=True)

@@ -16,12 +16,17 @@ from xray_lightning import Phantom, fit_operating_points
 from xray_lightning.audit.shortcuts import probe_hospitals
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError, DataError
-from xray_lightning.evaluation.evaluate import Evaluation, evaluate, find_doubts
+from xray_lightning.evaluation.evaluate import Evaluation, evaluate, find_doubts, select_by
 from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
 from xray_lightning.evaluation.published import read_published
-from xray_lightning.metrics.bootstrap import number_patients
+from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.calibration import shift_prior
-from xray_lightning.metrics.decisions import ALL_LABELS, fit_set
+from xray_lightning.metrics.decisions import (
+    ALL_LABELS,
+    SENSITIVITIES,
+    fit_set,
+    measure_selection,
+)
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import Record, target_matrix
 from xray_lightning.report.evaluation_table import evaluation_lines, published_lines
@@ -51,6 +56,23 @@ def evaluation() -> Evaluation:
 
 def quick(records: list[Record] = TEST, seed: int = 0, **settings) -> Evaluation:
     return evaluate(predictions(records, seed), records, ORIGIN, draws=20, **settings)
+
+
+def test_another_certainty(evaluation: Evaluation) -> None:
+    """Images go to a person in its order; nothing else changes."""
+    sure = np.random.default_rng(2).random(len(TEST))
+    scored = predictions(TEST, 1)
+    told = select_by(evaluation, scored, "gate", sure)
+    bootstrap = PatientBootstrap(scored.patient_ids, 60)
+    wanted = sorted({*SENSITIVITIES, POINTS.value})
+    for label, curve in told.selective.items():
+        column = scored.labels.index(label)
+        called = scored.scores[:, column] >= POINTS.thresholds[label]
+        own = measure_selection(bootstrap, sure, called, scored.targets[:, column], wanted)
+        assert curve.to_json() == own.to_json()
+    assert (told.certainty, evaluation.certainty) == ("gate", "margin")
+    first, second = evaluation.to_json(), told.to_json()
+    assert {k for k in first if first[k] != second[k]} == {"selective", "certainty"}
 
 
 def test_there_and_back(evaluation: Evaluation) -> None:

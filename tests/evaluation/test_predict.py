@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import brier_score_loss, roc_auc_score
-from toy import data_fixture, quiet_trainer, toy_net
+from toy import data_fixture, quiet_trainer, save_net, toy_net
 
 import xray_lightning as xl
+from xray_lightning.checkpoint import store_gate
 from xray_lightning.cli.config import read_value
-from xray_lightning.evaluation.predict import assemble_scores
+from xray_lightning.evaluation.predict import assemble_scores, measure_distances
 from xray_lightning.evaluation.priors import correct_priors, require_prior
+from xray_lightning.models.gate import fit_gate, run_to
+from xray_lightning.report.finish import evaluate_checkpoint
 from xray_lightning.report.page import say
 
 data = data_fixture(20, batch_size=4, augment=xl.augment_light())
@@ -41,6 +44,23 @@ def test_a_network_of_more_labels_is_scored_on_those_of_the_data(data, trainer) 
     stranger = xl.XrayTask(toy_net(("Fracture",), "test_vit"))
     with pytest.raises(ValueError, match="not in"):
         xl.predict_subset(trainer, stranger, data, "test")
+
+
+@torch.no_grad()
+def test_distances_of_a_gate(data, task, trainer, tmp_path) -> None:
+    """A subset's, batch by batch, as of all its images; they can say who goes to a person."""
+    parts = [torch.stack([one["image"] for one in data.dataset(k)]) for k in ("train", "test")]
+    gate = fit_gate(task.net.eval(), parts[0], parts[0])
+    far = gate.check(run_to(task.net, gate.layer, parts[1]))[0]
+    np.testing.assert_allclose(measure_distances(gate, task.net, data, "test"), far, rtol=1e-4)
+    best = xl.load_checkpoint(save_net(task.net, tmp_path / "best.ckpt"))
+    how = data, {"test": data.split}, tmp_path / "out", trainer
+    with pytest.raises(xl.ConfigError, match=r"certainty=gate: .*best.ckpt has no gate"):
+        evaluate_checkpoint(best, *how, certainty="gate")
+    store_gate(best.path, gate)
+    gated = xl.load_checkpoint(best.path)
+    (evaluation,) = evaluate_checkpoint(gated, *how, certainty="gate", draws=9)[1].values()
+    assert evaluation.certainty == "gate"
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ from rich.table import Table
 
 from xray_lightning.cli.build import trainer_from
 from xray_lightning.cli.opening import Opened, open_checkpoint
-from xray_lightning.cli.request import Request
+from xray_lightning.cli.request import Request, take_own
+from xray_lightning.cli.settings import EVALUATE
 from xray_lightning.data.nih_expert import FINDINGS, NihExperts
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError
@@ -23,9 +24,9 @@ from xray_lightning.writing import write_json
 
 def evaluate(request: Request) -> None:
     """Score a checkpoint, or a run's best, on its own test images or on other data."""
-    (place,) = request.files
-    opened = open_checkpoint(Path(place), request.settings, request.out)
-    config, folder = opened.config, name_folder(opened)
+    (place,), (own, values) = request.files, take_own(request.settings, EVALUATE)
+    opened = open_checkpoint(Path(place), values, request.out)
+    config, folder = opened.config, name_folder(opened, own["certainty"])
     summaries, evaluations = evaluate_checkpoint(
         opened.checkpoint,
         opened.data,
@@ -36,6 +37,7 @@ def evaluate(request: Request) -> None:
         draws=config.draws,
         prior=require_prior(config.prior),
         overlap_known=opened.overlap_known,
+        **own,
     )
     if not first_process():
         return
@@ -67,12 +69,12 @@ def compare_with_readers(opened: Opened, folder: Path) -> ExpertTruth | None:
     return truths
 
 
-def name_folder(opened: Opened) -> Path:
-    """Where the scores go: unlike other images, labels or test-time augmentation stay apart."""
+def name_folder(opened: Opened, certainty: str) -> Path:
+    """Where the scores go: other images, labels, certainty or test-time augmentation stay apart."""
     if opened.out and (opened.out / "config.yaml").is_file():
         run = f"{opened.out} is the folder of a training run, whose metrics.json this would "
         raise ConfigError(f"{run}replace; name another with hydra.run.dir=")
-    ending = "" if opened.config.tta == "none" else f"_{opened.config.tta}"
+    ending = f"_{opened.config.tta}_{certainty}".replace("_none", "").replace("_margin", "")
     if opened.labels:  # of its own: what other labels gave stays
         ending += f"_labels_{fingerprint({'labels': opened.data.labels})[:6]}"
     return opened.folder(f"evaluate_{opened.fingerprint}{ending}")

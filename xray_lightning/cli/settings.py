@@ -40,7 +40,7 @@ CHANGEABLE = (
 )
 # verb -> its own settings, beside those of conf/
 DEFAULTS: dict[str, Own] = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_bytes())
-OPENING, EXPLAIN = DEFAULTS["opening"], DEFAULTS["explain"]
+OPENING, EXPLAIN, EVALUATE = (DEFAULTS[name] for name in ("opening", "explain", "evaluate"))
 
 
 def find_conf() -> Path:
@@ -49,8 +49,7 @@ def find_conf() -> Path:
     for place in (package / "conf", package.parent / "conf"):
         if (place / "train.yaml").is_file():
             return place
-    missing = f"no conf/train.yaml in {package} or beside it"
-    raise DataNotFoundError(f"{missing}: install the package again")
+    raise DataNotFoundError(f"no conf/train.yaml in {package} or beside it: install it again")
 
 
 # --- values that cannot work ----------------------------------------------------------------
@@ -67,8 +66,7 @@ def require_settings(config: Settings) -> None:
             require_integer(name.replace("trainer.max_", ""), value, low)
     devices = config.trainer.devices
     if devices in (0, "0", "") or (isinstance(devices, int) and devices < -1):
-        message = "trainer.devices must be at least 1, or -1 for every GPU"
-        raise ConfigError(f"{message}, got {devices!r}")
+        raise ConfigError(f"trainer.devices must be at least 1, or -1 for all, got {devices!r}")
     usual = read_known_keys()
     point, method = config.operating_point, config.calibration
     if (point, method) == (usual["operating_point"], usual[""]["calibration"]):
@@ -82,7 +80,7 @@ def require_settings(config: Settings) -> None:
 
 def require_openable(request: Request, *, explain: bool = False) -> Request:
     """The request with its checkpoints found; refuses what no checkpoint can be opened with."""
-    own = OPENING | {"tta": ("none", "flip")} | (EXPLAIN if explain else {})
+    own = OPENING | {"tta": ("none", "flip")} | (EXPLAIN if explain else EVALUATE)
     _, rest = take_own(request.settings, own)
     changes = dict(text.split("=", 1) for text in rest)
     require_changes(list(changes))
@@ -129,7 +127,7 @@ def require_changes(
     for text in overrides:
         key = text.partition("=")[0]
         if key.split(".")[0] not in allowed:
-            near = get_close_matches(key, {*allowed, *OPENING, *EXPLAIN}, 1, cutoff=0.7)
+            near = get_close_matches(key, {*allowed, *OPENING, *EXPLAIN, *EVALUATE}, 1, cutoff=0.7)
             hint = f"; {near[0]}?" if near else ""
             raise ConfigError(f"{text}: {what} {', '.join(allowed)}{hint}")
 

@@ -1,7 +1,7 @@
 """What a set of predictions is worth: metrics, operating points, subgroups; without torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, is_known, patients_known, prevalence
 from xray_lightning.results import Json, Result
 
+MARGIN = "margin"  # distance of a score from its threshold
 USE = ("reliability", "net_benefit", "at_prevalence", "selective")  # of each label
 # share of positives in training above which a label is of the group, as CXR-LT's are grouped [read
 # in code of others, not in a paper]
@@ -105,13 +106,14 @@ class Evaluation(Result):
     at_prevalence: dict[str, decisions.PrevalenceCurve] = field(default_factory=dict)
     # a row for each label that is one kind of another; empty where none is
     hierarchy: list[decisions.Violation] = field(default_factory=list)
-    # of the same, by score margin
+    # of the same, the least certain first
     selective: dict[str, decisions.Selection] = field(default_factory=dict)
     # label or ``ALL_LABELS`` -> ``SIZE`` of its set; a group by sex, age or view -> left out there
     conformal: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     group_errors: list[fairness.GroupErrors] = field(default_factory=list)  # of each label
     gaps: list[fairness.Gaps] = field(default_factory=list)  # between groups
     doubts: list[Doubt] = field(default_factory=list)  # where they were asked for
+    certainty: str = MARGIN  # by what images are certain
 
     def to_json(self) -> Json:
         """Plain values of evaluation.json: metrics and origin are not nested."""
@@ -242,6 +244,27 @@ def measure_use(
             sure = bootstrap, np.abs(scores - point), called, targets, wanted
             selective[label] = decisions.measure_selection(*sure)
     return parts
+
+
+def select_by(
+    evaluation: Evaluation,
+    predictions: Predictions,  # those that were evaluated
+    certainty: str,  # its name
+    values: Array,  # (N,), how certain each image is
+) -> Evaluation:
+    """The evaluation, but images go to a person by another certainty than the score's margin."""
+    bootstrap = PatientBootstrap(predictions.patient_ids, evaluation.draws, evaluation.seed)
+    columns = zip(predictions.labels, predictions.scores.T, predictions.targets.T, strict=True)
+    points, selective = evaluation.operating_points, {}
+    for label, scores, targets in columns:
+        if points and label in evaluation.selective:
+            called, wanted = (
+                scores >= points.thresholds[label],
+                {*decisions.SENSITIVITIES, points.value},
+            )
+            sure = bootstrap, values, called, targets, sorted(wanted)
+            selective[label] = decisions.measure_selection(*sure)
+    return replace(evaluation, selective=selective, certainty=certainty)
 
 
 def measure_sets(

@@ -14,6 +14,9 @@ from xray_lightning.data.samplers import Shard
 from xray_lightning.errors import require_choice
 from xray_lightning.evaluation.predictions import Predictions, require_scores
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
+from xray_lightning.models.batches import evaluation_mode
+from xray_lightning.models.gate import Gate, run_to
+from xray_lightning.models.network import XrayNet
 from xray_lightning.training.task import XrayTask
 from xray_lightning.wording import fault
 from xray_lightning.writing import Json, to_plain
@@ -46,6 +49,16 @@ def predict_subset(
     require_scores(scores, [record.image_id for record in records])
     columns = [task.labels.index(label) for label in data.labels]  # of a larger label set
     return Predictions.of(records, data.labels, scores[:, columns])
+
+
+def measure_distances(
+    gate: Gate, net: XrayNet, data: XrayDataModule, subset: str
+) -> npt.NDArray[np.float64]:
+    """How far each image of a subset lies from those of training, (N,), as a gate measures it."""
+    device, loader = next(net.parameters()).device, data.evaluation_loader(subset)
+    with torch.no_grad(), evaluation_mode(net):
+        features = (run_to(net, gate.layer, batch["image"].to(device)) for batch in loader)
+        return np.concatenate([gate.check(batch)[0] for batch in features])
 
 
 def assemble_scores(shards: Sequence[tuple[list[int], Scores]], count: int) -> Scores:

@@ -86,7 +86,7 @@ def use_lines(evaluation: Evaluation) -> list[Table | str]:
     kept, sets = evaluation.selective, evaluation.conformal
     rows = [(label, kept.get(label), sets.get(label, {})) for label in {**kept, **sets}]
     table = tabulate("uncertain", rows, f"{points.value:g}", ALL_IMAGES, SIZE)
-    return [*lines, table, *say("selection", points, kept, sets)]
+    return [*lines, table, *say("selection", points, kept, sets, evaluation.certainty)]
 
 
 def gap_table(rows: Sequence[Gaps]) -> Table:

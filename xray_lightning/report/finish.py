@@ -23,14 +23,21 @@ from xray_lightning.checkpoint import Checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS, Split
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
-from xray_lightning.evaluation.predict import predict_subset, summarise
+from xray_lightning.evaluation.evaluate import (
+    MARGIN,
+    Evaluation,
+    evaluate,
+    fit_operating_points,
+    select_by,
+)
+from xray_lightning.evaluation.predict import measure_distances, predict_subset, summarise
 from xray_lightning.evaluation.predictions import Origin, Predictions, write_predictions
 from xray_lightning.evaluation.priors import VALIDATION, Prior, resolve_prior
 from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.folders import prepare_folder
 from xray_lightning.hub import name_place
 from xray_lightning.metrics.operating_points import OperatingPoints
+from xray_lightning.models.gate import Gate
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report import figures
 from xray_lightning.report.evaluation_table import evaluation_lines
@@ -194,6 +201,7 @@ def evaluate_checkpoint(
     draws: int = 2000,
     prior: Prior = VALIDATION,
     overlap_known: bool = True,
+    certainty: str = MARGIN,  # what handing images to a person goes by; or "gate", the checkpoint's
 ) -> tuple[dict[str, Json], dict[str, Evaluation]]:
     """Score a checkpoint on test images and evaluate it, in the first process.
 
@@ -202,6 +210,9 @@ def evaluate_checkpoint(
     description = checkpoint.description
     points = OperatingPoints.from_json(plain) if (plain := description.operating_points) else None
     resolve_prior(prior, data.labels, points)  # refuses it before long work
+    gate = None if certainty == MARGIN else checkpoint.gate
+    if certainty != MARGIN and gate is None:
+        raise ConfigError(f"certainty={certainty}: {checkpoint.path} has no gate; certainty=margin")
     task = XrayTask(checkpoint.build_net(), labels=description.labels, tta=tta)
     trained = description.split.get("subsets", {}).get("train")
     summaries, evaluations = dict[str, Json](), dict[str, Evaluation]()
@@ -218,7 +229,7 @@ def evaluate_checkpoint(
             learned = data.subset_targets("train") if same else None
             how: Json = {"operating_points": points, "learned": learned, "draws": draws}
             scored = task.net, data, predictions["test"]
-            evaluations[name] = evaluate_test(*scored, place, about, prior=prior, **how)
+            evaluations[name] = evaluate_test(*scored, place, about, gate=gate, prior=prior, **how)
     return summaries, evaluations
 
 
@@ -243,12 +254,22 @@ def evaluate_run(
 
 
 def evaluate_test(
-    net: Any, data: XrayDataModule, scored: Predictions, folder: Path, about: Json, **how: Any
+    net: Any,
+    data: XrayDataModule,
+    scored: Predictions,
+    folder: Path,
+    about: Json,
+    *,
+    gate: Gate | None = None,  # by whose distance images go to a person
+    **how: Any,
 ) -> Evaluation:
     """Evaluate the scores of the test images, which say what they are ``about``, into a folder."""
     origin = Origin.of(data.source, data.split, "test", **about)
     how["hospital_probe"] = probe_hospitals(net, data, "test")
     evaluation = evaluate(scored, data.subset_records("test"), origin, **how)
+    if gate:
+        far = measure_distances(gate, net, data, "test")
+        evaluation = select_by(evaluation, scored, "gate", -far)
     write_json(evaluation.to_json(), folder / "evaluation.json")
     return evaluation
 
