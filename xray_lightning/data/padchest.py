@@ -42,15 +42,12 @@ REASONS = ("exclude", "suboptimal study")  # labels of images that are no use
 SILENT = frozenset({"", "unchanged"})  # labels that tell nothing
 FACTS = read_facts("padchest")
 
-_IMAGE, _FOLDER, _STUDY, _PATIENT = "ImageID", "ImageDir", "StudyID", "PatientID"
-_DATE, _BIRTH, _SEX, _VIEW = "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM", "Projection"
-_AGE_GROUP, _METHOD, _LABELS = "Pediatric", "MethodLabel", "Labels"
-_BITS, _GREY = "BitsStored_DICOM", "PhotometricInterpretation_DICOM"
+_IDS = _IMAGE, _FOLDER, _STUDY, _PATIENT = "ImageID", "ImageDir", "StudyID", "PatientID"
+_PERSON = _DATE, _BIRTH, _SEX = "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM"
+_READ = _VIEW, _AGE_GROUP, _METHOD, _LABELS = "Projection", "Pediatric", "MethodLabel", "Labels"
+_STORED = _BITS, _GREY = "BitsStored_DICOM", "PhotometricInterpretation_DICOM"
 Reasons = npt.NDArray[np.object_]  # why each row is left out, "" where it is not, (N,)
-_COLUMNS = (
-    *(_IMAGE, _FOLDER, _STUDY, _PATIENT, _DATE, _BIRTH, _SEX, _VIEW, _AGE_GROUP, _METHOD, _LABELS),
-    *(_BITS, _GREY),
-)
+_COLUMNS = (*_IDS, *_PERSON, *_READ, *_STORED)
 
 
 class PadChest(Source, published="padchest"):

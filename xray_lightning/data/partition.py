@@ -118,7 +118,10 @@ def make_split(
         raise SplitError(f"a split has the subsets {', '.join(SUBSETS)}, got {sorted(subsets)}")
     arrays = {subset: np.sort(np.asarray(subsets[subset], dtype=np.int64)) for subset in SUBSETS}
     for subset, indices in arrays.items():
-        _check_range(subset, indices, len(records))
+        if not len(indices):
+            raise SplitError(fault("empty_subset", subset))
+        if indices[0] < 0 or indices[-1] >= len(records):
+            raise SplitError(fault("positions", subset, indices, len(records) - 1))
         indices.flags.writeable = False
     faults = [*faults, *_find_repeats(records, arrays)]
     known, shared = patients_known(records), find_shared_patients(records, arrays)
@@ -164,13 +167,6 @@ def find_shared_patients(records: Images, subsets: Mapping[str, Indices]) -> dic
     there = {subset: {*patients[rows]} for subset, rows in subsets.items()}
     shared = [name for name, count in Counter(chain(*there.values())).items() if count > 1]
     return {name: [subset for subset in there if name in there[subset]] for name in sorted(shared)}
-
-
-def _check_range(subset: str, indices: Indices, count: int) -> None:
-    if not len(indices):
-        raise SplitError(fault("empty_subset", subset))
-    if indices[0] < 0 or indices[-1] >= count:
-        raise SplitError(fault("positions", subset, indices, count - 1))
 
 
 def _find_repeats(records: Images, subsets: Mapping[str, Indices]) -> list[str]:

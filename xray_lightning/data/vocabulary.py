@@ -17,6 +17,7 @@ from xray_lightning.data.source import Identity, Mask, Pixels, Source, say
 from xray_lightning.data.tables import open_text
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Record, rename_labels
+from xray_lightning.wording import fault
 
 LabelMap = Mapping[str, frozenset[str]]  # label -> words
 
@@ -160,8 +161,7 @@ def require_findings(labels: Sequence[str], sources: Sequence[Source]) -> tuple[
     for label in labels:
         if label not in known:
             near = get_close_matches(label, [*known, *called], 1)
-            advice = called.get(near[0], near[0]) if near else f"one of {', '.join(known)}"
-            raise ConfigError(f"no data set here tells the label {label!r}: {advice}?")
+            raise ConfigError(fault("unknown_finding", label, near, called, known))
     return tuple(labels)
 
 
