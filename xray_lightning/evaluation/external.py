@@ -59,9 +59,7 @@ def compare_labels(
     predictions: Predictions,  # of the external images
     inside: Predictions | None,  # of the internal test set; None: there is none
     names: tuple[Sequence[str], Sequence[str]],  # patient of each internal, each external image
-    *,
-    draws: int,  # of the bootstrap
-    seed: int,  # of the bootstrap
+    **draw: int,  # draws and seed of the bootstrap
 ) -> tuple[dict[str, LabelTransfer], LabelTransfer]:
     """Every label, and the mean over those with enough patients on both sides."""
     # Equal names are one patient, whatever the predictions call them.
@@ -69,15 +67,15 @@ def compare_labels(
     inner = {label: say_too_few(inside, label) if inside else NO_TEST for label in short}
     enough = [label for label, note in short.items() if not note]
     both = [label for label in enough if not inner[label]]
-    there = whole = estimate_at_points(points, predictions, enough, draws, seed)
-    here, apart = estimate_at_points(points, inside, both, draws, seed), {}
+    there = whole = estimate_at_points(points, predictions, enough, **draw)
+    here, apart = estimate_at_points(points, inside, both, **draw), {}
     if inside and both:
         sides = zip((inside.keep(both), predictions.keep(both)), names, strict=True)
-        samples = [Sample(side.scores, side.targets, patients) for side, patients in sides]
-        changes = compare_samples(*samples, draws=draws, seed=seed, threads=available_cores())
+        one, two = (Sample(side.scores, side.targets, patients) for side, patients in sides)
+        changes = compare_samples(one, two, threads=available_cores(), **draw)
         apart = dict(zip([*both, MEAN], changes, strict=True))
         if both != enough:
-            whole = estimate_at_points(points, predictions, both, draws, seed)
+            whole = estimate_at_points(points, predictions, both, **draw)
     labels = {}
     for label, note in short.items():
         about = there.labels.get(label), here.labels.get(label), apart.get(label, UNKNOWN)
@@ -109,14 +107,13 @@ def say_too_few(predictions: Predictions, label: str) -> str:
 
 
 def estimate_at_points(
-    points: Points, predictions: Predictions | None, labels: Sequence[str], draws: int, seed: int
+    points: Points, predictions: Predictions | None, labels: Sequence[str], **draw: int
 ) -> Metrics:
     """Metrics of some labels at the model's operating points; empty without labels."""
     if predictions is None or not labels:
         return Metrics({}, {}, {})
     thresholds = {label: point.threshold for label, point in points.items()}
-    kept = predictions.keep(labels)
-    return estimate_predictions(kept, thresholds=thresholds, draws=draws, seed=seed)
+    return estimate_predictions(predictions.keep(labels), None, thresholds=thresholds, **draw)
 
 
 def _describe_label(
@@ -279,10 +276,10 @@ def _is_own(model: Model, source: Source) -> bool:
     return np.array_equal(target_matrix(there)[:, columns], test.targets, equal_nan=True)
 
 
-def _describe(model: Model, *, draws: int, seed: int) -> InternalTest:
+def _describe(model: Model, **draw: int) -> InternalTest:
     test = model.test
     enough = [label for label in model.labels if test and not say_too_few(test, label)]
-    metrics = estimate_at_points(model.points, test, enough, draws, seed)
+    metrics = estimate_at_points(model.points, test, enough, **draw)
     return InternalTest(
         name=model.name,
         path=str(model.checkpoint.path),
@@ -297,9 +294,7 @@ def _describe(model: Model, *, draws: int, seed: int) -> InternalTest:
     )
 
 
-def _transfer(
-    model: Model, name: str, source: Source, scoring: Scoring, *, draws: int, seed: int
-) -> Transfer:
+def _transfer(model: Model, name: str, source: Source, scoring: Scoring, **draw: int) -> Transfer:
     """Score a model on a test set without the patients it learned from, and compare."""
     data, test = models.select_test(source, model, scoring), model.test
     learned = model.checkpoint.description
@@ -312,7 +307,7 @@ def _transfer(
     table, predictions = models.score_images(model, name, data, scoring, rows)
     own = learned.split.get("population", ""), test.patient_ids if test else ()
     names = models.name_patients(*own), [met.names[row] for row in rows]
-    labels, mean = compare_labels(model.points, predictions, test, names, draws=draws, seed=seed)
+    labels, mean = compare_labels(model.points, predictions, test, names, **draw)
     return Transfer(
         model=model.name,
         data=name,
