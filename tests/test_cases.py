@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import running
@@ -45,7 +44,7 @@ def table(cases: Path, name: str) -> list[str]:
     return ["data=csv", f"data.table={cases / name}", f"data.root={cases / 'csv/img'}"]
 
 
-def facts_of(printed: str) -> dict[str, Any]:
+def facts_of(printed: str) -> dict[str, object]:
     """The JSON that a verb prints."""
     return dict(json.loads(printed[printed.index("{") :]))
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +41,7 @@ def new_task(data: XrayDataModule, *, described: bool = True) -> XrayTask:
     return task
 
 
-def fit(task: XrayTask, data: XrayDataModule, folder: Path, epochs: int, **resume: Any) -> Path:
+def fit(task: XrayTask, data: XrayDataModule, folder: Path, epochs: int, **resume) -> Path:
     keep = [ModelCheckpoint(folder, "last", enable_version_counter=False)]
     plugins = [AtomicCheckpointIO()]
     trainer = quiet_trainer(folder, max_epochs=epochs, callbacks=keep, plugins=plugins)
@@ -61,7 +60,7 @@ def run(data: XrayDataModule, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def altered(run: tuple[XrayTask, Path], tmp_path: Path) -> Callable[..., Path]:
     """Writes the checkpoint again with changes."""
 
-    def write(change: Callable[[dict[str, Any]], Any]) -> Path:
+    def write(change: Callable[[dict[str, object]], object]) -> Path:
         raw = torch.load(run[1], weights_only=True)
         change(raw)
         torch.save(raw, tmp_path / "altered.ckpt")
@@ -149,7 +148,7 @@ def test_what_torch_refuses_to_save_is_no_full_disk(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
 def test_a_task_on_other_loaders_resumes_only(data: XrayDataModule, tmp_path: Path) -> None:
     """Nobody then knows how an image is prepared for the network."""
-    loader: Any = data.train_dataloader()
+    loader = data.train_dataloader()
     path = fit(new_task(data, described=False), loader, tmp_path, 1)
     with pytest.raises(CheckpointError, match="was not written by xray_lightning: it has no entry"):
         load_checkpoint(path)
@@ -204,11 +203,11 @@ def test_no_flipped_bit_changes_what_is_read(run: tuple[XrayTask, Path], tmp_pat
     assert noticed > 100
 
 
-Change = Callable[[dict[str, Any]], object]
+Change = Callable[[dict[str, object]], object]
 
 
-def put(*path: str, to: Any) -> Change:
-    def change(raw: dict[str, Any]) -> None:
+def put(*path: str, to) -> Change:
+    def change(raw: dict[str, object]) -> None:
         for key in path[:-1]:
             raw = raw[key]
         raw[path[-1]] = to
@@ -216,8 +215,8 @@ def put(*path: str, to: Any) -> Change:
     return change
 
 
-def weight(change: Callable[[torch.Tensor], Any]) -> Change:
-    def changed(raw: dict[str, Any]) -> None:
+def weight(change: Callable[[torch.Tensor], object]) -> Change:
+    def changed(raw: dict[str, object]) -> None:
         name = "net.head.classifier.weight"
         raw["state_dict"][name] = change(raw["state_dict"][name])
 
@@ -226,9 +225,9 @@ def weight(change: Callable[[torch.Tensor], Any]) -> Change:
 
 NAN, WEIGHT = float("nan"), "state_dict.net.head.classifier.weight"
 BIAS = "net.head.classifier.bias"
-ITSELF: list[Any] = []
+ITSELF: list[object] = []
 ITSELF.append(ITSELF)
-WRONG: dict[str, tuple[Any, ...]] = {  # values of an entry
+WRONG: dict[str, tuple[object, ...]] = {  # values of an entry
     "net": (None, [], 3, "x", {}),
     "net.std": ("x", None, NAN, float("inf"), True),
     "net.mean": (NAN, "x", [0.5]),
@@ -320,7 +319,7 @@ def test_foreign_files(tmp_path: Path) -> None:
         ("absent.ckpt", None, r"no checkpoint at .*absent\.ckpt"),
     ],
 )
-def test_what_is_no_checkpoint(name: str, content: Any, match: str, run, tmp_path: Path) -> None:
+def test_what_is_no_checkpoint(name: str, content, match: str, run, tmp_path: Path) -> None:
     """Code, which is never unpickled; a share of a file; a folder; nothing."""
     if isinstance(content, Path):
         torch.save({KEY: content}, tmp_path / name)

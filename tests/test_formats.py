@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ def test_targets_at_any_depth_and_nothing_else() -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A checkpoint of format 1; its weights, too large for the repository, are drawn again."""
-    entries: dict[str, Any] = json.loads(FORMAT_1.read_text())
+    entries: dict[str, object] = json.loads(FORMAT_1.read_text())
     rng, state = np.random.default_rng(0), {}
     for name, tensor in XrayNet(**entries["net"]).state_dict().items():
         if tensor.ndim > 1:

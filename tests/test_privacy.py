@@ -7,10 +7,9 @@ private elements, an overlay, the preamble and the file meta information.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import Any
 
 import pydicom
 import pytest
@@ -38,12 +37,10 @@ COLUMNS = ("age", "sex", "view", "laterality", "manufacturer")
 TOY = ["model=resnet50", "model.backbone=test_resnet", "model.weights=none", "image_size=32"]
 TOY += ["batch_size=8", "epochs=1", "augment=none", "logger=none", "draws=20"]
 
-Write = Callable[..., Path]
 
-
-def identities() -> dict[str, Any]:
+def identities() -> dict[str, object]:
     """Keyword -> value for every element that is filled."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
         if tag >> 16 in GROUPS and vr in VALUES and keyword and keyword not in NEEDED:
             found[keyword] = VALUES[vr].format(tag)
@@ -83,7 +80,7 @@ def full_of_identities(path: Path) -> None:
 
 
 @pytest.fixture
-def folder(empty_rsna: Any) -> Any:
+def folder(empty_rsna):
     """An RSNA folder of 15 images whose every file is full of identities."""
     empty_rsna.patients = 5
     empty_rsna.complete(**identities())
@@ -106,7 +103,7 @@ def leaks_below(folder: Path, but: Path) -> list[str]:
     return [leak for path in files for leak in leaks(path.read_bytes(), str(path))]
 
 
-def test_the_file_is_full(folder: Any) -> None:
+def test_the_file_is_full(folder) -> None:
     """The test can fail: pydicom reads hundreds of identities, and the scan finds each kind."""
     path = folder.root / "stage_2_train_images/id-00.dcm"
     content = path.read_bytes().lower()
@@ -116,7 +113,7 @@ def test_the_file_is_full(folder: Any) -> None:
     assert len(list(leaks(content, "file"))) == len(SECRETS) - 1
 
 
-def test_convert(folder: Any, tmp_path: Path, write_dicom: Write) -> None:
+def test_convert(folder, tmp_path: Path, write_dicom) -> None:
     images = folder.root / "stage_2_train_images"
     whole = (images / "id-00.dcm").read_bytes()
     (images / "half.dcm").write_bytes(whole[: len(whole) // 2])
@@ -135,7 +132,7 @@ def test_convert(folder: Any, tmp_path: Path, write_dicom: Write) -> None:
     assert leaks_below(out.parent, folder.root / "stage_2_train_images") == []
 
 
-def test_renamed(folder: Any, tmp_path: Path) -> None:
+def test_renamed(folder, tmp_path: Path) -> None:
     """Names of folders and files stand in names.csv alone, which says so."""
     named = folder.root / "stage_2_train_images" / "ZQXWVK^Jane"
     named.mkdir()
@@ -153,7 +150,7 @@ def test_renamed(folder: Any, tmp_path: Path) -> None:
     assert leaks_below(out, folder.root / "none") == []
 
 
-def test_data_train_and_evaluate(folder: Any, tmp_path: Path) -> None:
+def test_data_train_and_evaluate(folder, tmp_path: Path) -> None:
     options = ["data=rsna", f"data.root={folder.root}", f"data.nih_map={folder.nih_map()}"]
     here = tmp_path / "elsewhere"
     here.mkdir()
@@ -172,7 +169,7 @@ def test_data_train_and_evaluate(folder: Any, tmp_path: Path) -> None:
     assert leaks_below(here, here / "none") == []
 
 
-def test_predict(folder: Any, tmp_path: Path) -> None:
+def test_predict(folder, tmp_path: Path) -> None:
     """Scores and failures name files, and tell nothing else of them."""
     images, here = folder.root / "stage_2_train_images", tmp_path / "elsewhere"
     here.mkdir()
@@ -211,7 +208,7 @@ def test_serve(folder, tmp_path, monkeypatch, caplog, capfd) -> None:
         assert not list(leaks(text.encode(), "service"))
 
 
-def test_dicom_out(folder: Any, tmp_path: Path) -> None:
+def test_dicom_out(folder, tmp_path: Path) -> None:
     """What goes back to a PACS names the patients; the scores and the terminal still do not."""
     images, here = folder.root / "stage_2_train_images", tmp_path / "elsewhere"
     here.mkdir()
@@ -226,7 +223,7 @@ def test_dicom_out(folder: Any, tmp_path: Path) -> None:
     assert leaks_below(here, here / "none") == []
 
 
-def test_errors_name_the_file_alone(folder: Any, rng) -> None:
+def test_errors_name_the_file_alone(folder, rng) -> None:
     """What the reader says of broken files quotes nothing from them."""
     from xray_lightning.data.images import decode_image
     from xray_lightning.errors import InvalidImageError

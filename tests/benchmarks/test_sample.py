@@ -24,7 +24,6 @@ from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import cv2
 import numpy as np
@@ -211,10 +210,10 @@ def files(shared_data: Path) -> Iterator[list[Path]]:
         yield sorted((shared_data / "rsna-sample").rglob("*.dcm"))
 
 
-def test_reader(files: list[Path], bench: Any) -> None:
+def test_reader(files: list[Path], bench) -> None:
     """pydicom by this plug-in: it would take gdcm and pylibjpeg first, which are slower."""
     decode = partial(pydicom.pixels.pixel_array, decoding_plugin="pillow")
-    reads: dict[str, Callable[[Path], Any]] = {
+    reads: dict[str, Callable[[Path], object]] = {
         "ours": read_dicom,
         "ours8": lambda path: read_dicom8(path.read_bytes()),
         "pydicom": lambda path: decode(pydicom.dcmread(path)),

@@ -13,7 +13,6 @@ are timed for 2 labels and counted as maps a second.
 
 from statistics import median
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -44,7 +43,7 @@ LOSSES: dict[str, nn.Module] = {
     "auc": xray.PairwiseAUC(),
 }
 BLOCKS = ("features.denseblock3", "features.denseblock4")
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, object]] = {
     **{f"head_{name}": {"head": name} for name in HEADS if name != "average"},
     "head_csra_4_temperatures": {"head": "csra", "head_options": {"temperatures": [1, 2, 4, 99]}},
     **{f"cbam_{subset}": {"cbam_after": BLOCKS, "cbam": subset} for subset in ("both", "channel")},
@@ -52,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def new_net(**settings: Any) -> xray.XrayNet:
+def new_net(**settings) -> xray.XrayNet:
     return toy_net(CHEST_XRAY14, BACKBONE, SIZE, **settings).train()
 
 
@@ -95,7 +94,7 @@ def alone(loss: nn.Module, targets: Tensor, times: int = 20):
 
 def saved_bytes(forward, *apart: Tensor) -> int:
     """Bytes kept for the backward pass, a shared storage once, those of ``apart`` not."""
-    kept: dict[int, Any] = {}  # the storages stay alive, so no address recurs
+    kept: dict[int, object] = {}  # the storages stay alive, so no address recurs
 
     def note(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
@@ -114,7 +113,7 @@ def held_bytes(net: xray.XrayNet, batch: tuple[Tensor, Tensor]) -> int:
     return saved + 2 * sum(storage.nbytes() for storage in weights.values())
 
 
-def test_losses(plain: xray.XrayNet, batch: tuple[Tensor, Tensor], bench: Any) -> None:
+def test_losses(plain: xray.XrayNet, batch: tuple[Tensor, Tensor], bench) -> None:
     works = {name: alone(loss, batch[1]) for name, loss in LOSSES.items()}
     rates = bench.rates(8, step=step_of(plain, batch), **works)
     bench.remark(f"{PLACE}: {1000 / median(rates['step']):.0f} ms a step with BCE")
@@ -146,11 +145,11 @@ def test_heads_and_blocks(name, plain, batch, bench) -> None:
     bench.ratio(f"{name}_memory_vs_average", ours / base, bound)
 
 
-def test_averaged_weights_and_a_frozen_backbone(batch: tuple[Tensor, Tensor], bench: Any) -> None:
+def test_averaged_weights_and_a_frozen_backbone(batch: tuple[Tensor, Tensor], bench) -> None:
     """Steps with the optimiser."""
     task = xray.XrayTask(new_net()).train()
     optimizer = AdamW(task.parameters(), lr=1e-4)
-    trainer: Any = SimpleNamespace(current_epoch=0, global_step=0, model=task)
+    trainer = SimpleNamespace(current_epoch=0, global_step=0, model=task)
     freeze, ema = xray.FreezeBackbone(epochs=1), xray.EMA(decay=0.999)
     ema.on_fit_start(trainer, task)
 

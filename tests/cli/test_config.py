@@ -1,6 +1,3 @@
-from pathlib import Path
-from typing import Any
-
 import pytest
 from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
@@ -69,9 +66,9 @@ def test_what_a_constructor_raises_keeps_its_place() -> None:
     assert isinstance(caught.value.__cause__, TypeError)
 
 
-def test_a_table_of_its_own_brings_its_split(tmp_path: Path) -> None:
+def test_a_table_of_its_own_brings_its_split(tmp_path) -> None:
     saved = compose_settings([])
-    plain: Any = OmegaConf.to_container(saved)
+    plain = OmegaConf.to_container(saved)
     table = ["data=csv", f"data.table={tmp_path}/t.csv"]
     assert change_settings(plain, table).split._target_.endswith("auto_split")
     assert change_settings(plain, [*table, "split=kfold"]).split._target_.endswith("kfold_split")

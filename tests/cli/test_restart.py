@@ -5,7 +5,6 @@ import logging
 import os
 from copy import deepcopy
 from functools import cache
-from typing import Any
 from unittest.mock import ANY, Mock
 
 import pytest
@@ -220,7 +219,7 @@ def test_lines_name_their_run_on_the_terminal_only(tmp_path) -> None:
         ({"_target_": "x.SlurmLauncher", "cpus_per_task": None}, 8),
     ],
 )
-def test_cores_are_shared(hydra: DictConfig, launcher: dict[str, Any], cores: int) -> None:
+def test_cores_are_shared(hydra: DictConfig, launcher: dict[str, object], cores: int) -> None:
     hydra.launcher = launcher
     OmegaConf.set_struct(hydra, True)
     assert (in_sweep(), own_cores(1)) == (True, cores)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -34,7 +33,7 @@ HOSTILE = """os.system os.popen os.remove os.execv posix.system pty.spawn subpro
     xray_lightning.training.environment.subprocess.run xray_lightning.write_predictions
     xray_lightning.checkpoint.store_operating_points xray_lightning.writing.write_json
     xray_lightning.training.losses.torch.load xray_lightning.load_checkpoint""".split()  # noqa: SIM905 - a column of quotes reads worse
-PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
+PLACES: dict[str, Callable[[object], dict[str, object]]] = {
     "augment": lambda call: {"augment": call},
     "deep": lambda call: {"data": {"_target_": "xray_lightning.Phantom", "seed": [{"a": call}]}},
     "args": lambda call: {"split": {"_target_": "xray_lightning.Phantom", "_args_": [[call]]}},
@@ -44,15 +43,15 @@ PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 
 @pytest.fixture
-def foreign(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+def foreign(tmp_path: Path) -> Callable[[dict[str, object]], Path]:
     """Writes a run of somebody else, config.yaml and both checkpoints; gives the checkpoint."""
     settings = compose_settings(["data.patients=30", "image_size=32", "model.backbone=test_resnet"])
     settings.cache_dir, settings.run_dir = str(tmp_path / "cache"), str(tmp_path / "run")
-    plain: Any = OmegaConf.to_container(settings, resolve=True)
+    plain = OmegaConf.to_container(settings, resolve=True)
     net = XrayNet(["Mass"], "test_resnet", image_size=32)
     subsets = dict.fromkeys(("train", "val", "test"), "0")
 
-    def write(change: dict[str, Any]) -> Path:
+    def write(change: dict[str, object]) -> Path:
         place = tmp_path / "run" / "checkpoints"
         place.mkdir(parents=True, exist_ok=True)
         description = {"format": 1, "net": net.config, "config": plain | change, "validation": {}}
@@ -88,7 +87,7 @@ READS = ("${oc.env:HOME}", "${run_dir}${oc.env:HOME}", "a ${seed}", "${${run_dir
         ({"seed": reduce(lambda inner, _: [inner], range(100), [])}, r"seed.*is not a plain value"),
     ],
 )
-def test_only_plain_names_and_values(settings: dict[str, Any], match: str) -> None:
+def test_only_plain_names_and_values(settings: dict[str, object], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         require_trusted(settings, Path("x.ckpt"))
 
@@ -112,7 +111,7 @@ def test_nothing_of_the_command_line_is_built() -> None:
 def test_a_run_of_ours_is_trusted() -> None:
     for overrides in ([], ["data=nih", "data.root=x", "experiment=xray14_xception_cbam_wce"]):
         settings = compose_settings(overrides)
-        plain: Any = OmegaConf.to_container(settings, resolve=True)
+        plain = OmegaConf.to_container(settings, resolve=True)
         require_trusted(plain, Path("config.yaml"))
 
 

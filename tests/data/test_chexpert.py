@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -156,7 +155,7 @@ def test_faulty_tables(folder: Path, old: str, new: str, value: str) -> None:
         xl.CheXpert(folder)
 
 
-def pack(mask: Any) -> dict[str, Any]:
+def pack(mask) -> dict[str, object]:
     """COCO's string of a mask by definition: 5 bits a character, differences from the third."""
     flat, text = np.ravel(mask, order="F").astype(int), ""
     ends = np.flatnonzero(np.diff(flat, prepend=0, append=2))
@@ -192,7 +191,7 @@ def masks(folder: Path) -> Callable[..., Path]:
     shown = np.zeros((30, 20), np.bool_)
     shown[5:9, 3:17] = True
 
-    def make(**entries: Any) -> Path:
+    def make(**entries) -> Path:
         words = [label.replace("Lung Opacity", "Airspace Opacity") for label in MASKED]
         empty = {word: pack(np.zeros_like(shown)) for word in words}
         path = folder / "gt_segmentations_val.json"
@@ -234,7 +233,7 @@ def test_masks_of_radiologists(folder: Path, masks: Callable[..., Path]) -> None
         ({KEY: ["Edema"]}, KEY),
     ],
 )
-def test_faulty_masks(folder: Path, masks: Callable[..., Path], entry: Any, value: str) -> None:
+def test_faulty_masks(folder: Path, masks: Callable[..., Path], entry, value: str) -> None:
     with pytest.raises(xl.TableError, match=value):
         xl.CheXpert(folder, segmentations=[masks(**entry)])
     with pytest.raises(xl.DataNotFoundError, match=r"none\.json"):

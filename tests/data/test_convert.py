@@ -1,9 +1,7 @@
 import json
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import cv2
@@ -19,14 +17,13 @@ from xray_lightning.data.files import find_dicom
 from xray_lightning.folders import LockedError
 from xray_lightning.shards import Shard
 
-Write = Callable[..., Path]
 RAMP = np.linspace(0, 255, 32 * 24, dtype=np.uint8).reshape(24, 32)
 RENAME = xl.PngOptions(rename=True)
 TWO = "a.dcm,000001.png\nb.dcm,000007.png\n"
 
 
 @pytest.fixture
-def dicom(tmp_path: Path, write_dicom: Write) -> Path:
+def dicom(tmp_path: Path, write_dicom) -> Path:
     return write_dicom(tmp_path / "in/a.dcm", RAMP, ViewPosition="AP", PatientName="Doe^Jane")
 
 
@@ -36,7 +33,7 @@ def convert(path: Path) -> module.Outcome:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, write_dicom: Write) -> Path:
+def tree(tmp_path: Path, write_dicom) -> Path:
     """Twelve good files in four folders, and a text file."""
     for number in range(12):
         pixels = np.full((8, 8), 20 * number, np.uint8)
@@ -53,7 +50,7 @@ def counts(conversion: xl.Conversion) -> tuple[int, int, int]:
     return conversion.converted, conversion.before, len(conversion.failures)
 
 
-def test_files_are_found_by_content_or_ending(tmp_path: Path, write_dicom: Write) -> None:
+def test_files_are_found_by_content_or_ending(tmp_path: Path, write_dicom) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(xl.DataNotFoundError, match="only 1 others"):
         find_dicom(tmp_path)
@@ -189,7 +186,7 @@ def test_numbers_instead_of_names(tree: Path, tmp_path: Path) -> None:
 
 
 def test_stopped_by_the_user(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(path: Path, name: str, done: str, **settings: Any) -> module.Outcome:
+    def stop(path: Path, name: str, done: str, **settings) -> module.Outcome:
         if name == "f2/10.png":
             raise KeyboardInterrupt
         return convert_file(path, name, done, **settings)
@@ -274,7 +271,7 @@ def test_a_value_too_many_in_the_header_is_read(tree, tmp_path, write_dicom) -> 
     assert {row["signed"] for row in rows(tmp_path / "out/headers.csv")} == {"0"}
 
 
-def test_frames_and_colour_are_chosen(tmp_path: Path, write_dicom: Write) -> None:
+def test_frames_and_colour_are_chosen(tmp_path: Path, write_dicom) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     pixels = np.arange(128, dtype=np.uint8).reshape(2, 8, 8)
     movie = {"NumberOfFrames": 2, "pixel_bytes": pixels.tobytes()}

@@ -2,7 +2,6 @@
 
 import math
 from itertools import combinations
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -97,7 +96,7 @@ def test_copies_in_two_sets_of_squares() -> None:
     assert find_copies(SCENES[:5], SCENES[5:]).shape == (0, 2)
 
 
-def test_real_twins(shared_data: Path) -> None:
+def test_real_twins(shared_data) -> None:
     """RSNA's JPEG files and the 1024 px files are NIH's radiographs again; no two others are."""
     nih = ChestXray14(shared_data / "nih-sample")
     twins = read_nih_map(shared_data / "rsna-metadata/rsna_to_nih.csv.gz")

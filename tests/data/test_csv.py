@@ -1,7 +1,7 @@
 """CsvTable: columns, unknown targets, splits, boxes, and every refused table."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,8 @@ from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError, DataNotFoundError, MissingImagesError, TableError
 from xray_lightning.records import Box
 
-Write = Callable[..., Path]
 
-
-def test_every_column(csv_folder: Write) -> None:
+def test_every_column(csv_folder) -> None:
     table = csv_folder(
         "image,patient,split,Mass,Large Nodule,age,sex,view,follow_up",
         "a.png,007,Train,1,0.0,058Y,male,pa,2",
@@ -40,13 +38,13 @@ def test_every_column(csv_folder: Write) -> None:
     assert source.identity() == {"source": "mine", "root": str(table.parent.resolve()), "reader": 2}
 
 
-def test_unknown_targets_are_nan_and_counted(csv_folder: Write) -> None:
+def test_unknown_targets_are_nan_and_counted(csv_folder) -> None:
     source = CsvTable(csv_folder("image,patient,Mass,Nodule", "a.png,1,-1,", "sub/b.png,1,-1.0,1"))
     assert [math.isnan(t) for r in source.records for t in r.targets] == [True] * 3 + [False]
     assert source.notes[1:] == ("3 targets unknown (blank or -1)",)
 
 
-def test_without_patients_a_note_warns(csv_folder: Write) -> None:
+def test_without_patients_a_note_warns(csv_folder) -> None:
     source = CsvTable(csv_folder("image,Mass", "a.png,1", "sub/b.png,0"))
     assert [record.patient_id for record in source.records] == ["a.png", "sub/b.png"]
     assert "cannot protect against leaks" in source.notes[1]
@@ -54,12 +52,12 @@ def test_without_patients_a_note_warns(csv_folder: Write) -> None:
 
 
 @pytest.mark.parametrize("word", ["val", "Valid", "validation"])
-def test_words_for_validation(csv_folder: Write, word: str) -> None:
+def test_words_for_validation(csv_folder, word: str) -> None:
     source = CsvTable(csv_folder("image,split,Mass", "a.png,train,1", f"sub/b.png,{word},0"))
     assert source.official == {"train": {"a.png"}, "val": {"sub/b.png"}}
 
 
-def test_chosen_labels_in_the_chosen_order(csv_folder: Write) -> None:
+def test_chosen_labels_in_the_chosen_order(csv_folder) -> None:
     table = csv_folder(",image,A,remark,B", "17,a.png,1,blurred,0")  # pandas names its column ""
     source = CsvTable(table, labels=["B", "A"])
     assert source.labels == ("B", "A")
@@ -69,7 +67,7 @@ def test_chosen_labels_in_the_chosen_order(csv_folder: Write) -> None:
     assert CsvTable(csv_folder(",image,Mass", "17,a.png,1")).labels == ("Mass",)
 
 
-def test_absolute_images_and_another_root(csv_folder: Write, tmp_path: Path) -> None:
+def test_absolute_images_and_another_root(csv_folder, tmp_path: Path) -> None:
     csv_folder("image,Mass")
     for other in (f"{tmp_path}/a.png", "../a.png"):
         table = csv_folder("image,Mass", "b.png,1", f"{other},0", name="x/t.csv")
@@ -78,7 +76,7 @@ def test_absolute_images_and_another_root(csv_folder: Write, tmp_path: Path) -> 
         assert [source.read(record).shape for record in source.records] == [(6, 4)] * 2
 
 
-def test_missing_images(csv_folder: Write) -> None:
+def test_missing_images(csv_folder) -> None:
     table = csv_folder("image,patient,Mass", "a.png,1,1", "none/c.png,1,0", "sub/c.png,1,0")
     source = CsvTable(table)
     assert source.missing == ("none/c.png", "sub/c.png")
@@ -90,7 +88,7 @@ def test_missing_images(csv_folder: Write) -> None:
     assert len(readable_records(CsvTable(table, allow_missing=True))) == 1
 
 
-def test_boxes(csv_folder: Write) -> None:
+def test_boxes(csv_folder) -> None:
     table = csv_folder("image,Infiltrate", "a.png,1", "sub/b.png,0")
     boxes = csv_folder("label,image,x,y,width,height", "Infiltrate,a.png,1,2,3,4", name="b.csv")
     source = CsvTable(table, boxes=boxes)
@@ -113,7 +111,7 @@ def test_boxes(csv_folder: Write) -> None:
         (("image,split,Mass", "a.png,,1"), "row 2: 'split' is '', not train"),
     ],
 )
-def test_bad_tables(csv_folder: Write, lines: tuple[str, ...], match: str) -> None:
+def test_bad_tables(csv_folder, lines: tuple[str, ...], match: str) -> None:
     with pytest.raises(TableError, match=match):
         CsvTable(csv_folder(*lines))
 
@@ -125,12 +123,12 @@ def test_bad_tables(csv_folder: Write, lines: tuple[str, ...], match: str) -> No
         ("Mass", r"data\.labels is a list of columns such as \[Mass\]"),
     ],
 )
-def test_bad_choice_of_labels(csv_folder: Write, labels: Sequence[str], match: str) -> None:
+def test_bad_choice_of_labels(csv_folder, labels: Sequence[str], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         CsvTable(csv_folder("image,A,age", "a.png,1,50"), labels=labels)
 
 
-def test_absent_table_and_root(csv_folder: Write, tmp_path: Path) -> None:
+def test_absent_table_and_root(csv_folder, tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match=r"there is no table .*absent\.csv"):
         CsvTable(tmp_path / "absent.csv")
     with pytest.raises(DataNotFoundError, match=r"nowhere does not exist. The images of the table"):
@@ -149,7 +147,7 @@ def test_two_names_or_a_link_of_a_listed_image_are_that_image(csv_folder, tmp_pa
         CsvTable(table)
 
 
-def test_links_to_files_elsewhere_are_images(csv_folder: Write, tmp_path: Path) -> None:
+def test_links_to_files_elsewhere_are_images(csv_folder, tmp_path: Path) -> None:
     table = csv_folder("image,patient,Mass", "link.png,1,0", "sub/b.png,2,0")
     (tmp_path / "link.png").symlink_to("a.png")
     source = CsvTable(table)
@@ -189,7 +187,7 @@ def test_an_encoding_that_cannot_be_told(header, encoding, match, tmp_path) -> N
         CsvTable(tmp_path / "t.csv")
 
 
-def test_well_known_columns_are_labels_only_if_named(csv_folder: Write) -> None:
+def test_well_known_columns_are_labels_only_if_named(csv_folder) -> None:
     table = csv_folder("image,patient,Mass,fold,Gender,Is-Train", "a.png,1,1,0,1,0")
     source = CsvTable(table)
     assert source.labels == ("Mass",)
@@ -197,7 +195,7 @@ def test_well_known_columns_are_labels_only_if_named(csv_folder: Write) -> None:
     assert CsvTable(table, labels=["fold", "Mass"]).labels == ("fold", "Mass")
 
 
-def test_names_of_columns(csv_folder: Write) -> None:
+def test_names_of_columns(csv_folder) -> None:
     table = csv_folder("filename,subject_id,Mass,image,Sex", "a.png,p7,1,zebra,F")
     names = {"image": "filename", "patient": "subject_id", "sex": "Sex"}
     record = CsvTable(table, columns=names).records[0]
@@ -223,7 +221,7 @@ def test_names_of_columns(csv_folder: Write) -> None:
         (("a01", "a1"), ""),
     ],
 )
-def test_patients_written_in_two_ways(csv_folder: Write, ids: Sequence[str], pairs: str) -> None:
+def test_patients_written_in_two_ways(csv_folder, ids: Sequence[str], pairs: str) -> None:
     rows = [f"{name},{own},1" for name, own in zip(("a.png", "sub/b.png"), ids, strict=True)]
     source = CsvTable(csv_folder("image,patient,Mass", *rows))
     assert [record.patient_id for record in source.records] == list(ids)

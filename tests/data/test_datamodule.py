@@ -3,9 +3,7 @@
 import pickle
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,11 +29,11 @@ pytestmark = [  # loader processes are the point here
 
 
 @pytest.fixture(scope="module")
-def cache(folder: Path) -> xl.ImageCache:
+def cache(folder) -> xl.ImageCache:
     return xl.open_cache(PHANTOM, RECORDS, size=SIZE, root=folder, progress=False)
 
 
-def samples(cache: xl.ImageCache, rows: np.ndarray = ROWS, **settings: Any) -> XrayDataset:
+def samples(cache: xl.ImageCache, rows: np.ndarray = ROWS, **settings) -> XrayDataset:
     records = [RECORDS[row] for row in rows]
     targets = torch.tensor([record.targets for record in records])
     return XrayDataset([r.image_id for r in records], targets, cache, rows, **settings)
@@ -85,14 +83,14 @@ def test_a_changed_sample_leaves_the_cache_alone_and_a_spawned_worker_gets_no_pi
 module = partial(toy_data, of=PHANTOM, augment=augment_light())
 
 
-def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0) -> Any:
+def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0):
     place = {"global_rank": rank, "world_size": world, "num_devices": world}
     return SimpleNamespace(**place, current_epoch=epoch, state=SimpleNamespace(status=None))
 
 
-def epochs(data: XrayDataModule, numbers: Sequence[int] = (0, 1)) -> list[list[Any]]:
+def epochs(data: XrayDataModule, numbers: Sequence[int] = (0, 1)) -> list[list[object]]:
     """The batches of some epochs, as Lightning asks for them."""
-    loader: Any = data.train_dataloader()
+    loader = data.train_dataloader()
     batches = []
     for number in numbers:
         loader.sampler.set_epoch(number)
@@ -100,7 +98,7 @@ def epochs(data: XrayDataModule, numbers: Sequence[int] = (0, 1)) -> list[list[A
     return batches
 
 
-def same(first: list[Any], second: list[Any]) -> bool:
+def same(first: list[object], second: list[object]) -> bool:
     if [batch["image_id"] for batch in first] != [batch["image_id"] for batch in second]:
         return False
     tensors = ("image", "targets", "index")
@@ -108,13 +106,13 @@ def same(first: list[Any], second: list[Any]) -> bool:
     return all(torch.equal(one[key], two[key]) for one, two in pairs for key in tensors)
 
 
-def by_name(batches: list[Any]) -> dict[str, torch.Tensor]:
+def by_name(batches: list[object]) -> dict[str, torch.Tensor]:
     pairs = (zip(batch["image_id"], batch["image"], strict=True) for batch in batches)
     return {name: image for batch in pairs for name, image in batch}
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_workers_do_not_change_the_batches(workers: int, folder: Path) -> None:
+def test_workers_do_not_change_the_batches(workers: int, folder) -> None:
     torch.manual_seed(workers)  # must not matter
     expected = epochs(module(folder, workers=0))
     found = epochs(module(folder, workers=workers))
@@ -122,7 +120,7 @@ def test_workers_do_not_change_the_batches(workers: int, folder: Path) -> None:
     assert not same(found[0], found[1])
 
 
-def test_epochs_seeds_and_no_global_random_number(folder: Path) -> None:
+def test_epochs_seeds_and_no_global_random_number(folder) -> None:
     state, data = torch.get_rng_state(), module(folder)
     later, again = epochs(data, (5,))[0], epochs(data, (3, 4, 5))[2]
     assert same(later, again)
@@ -135,7 +133,7 @@ def test_epochs_seeds_and_no_global_random_number(folder: Path) -> None:
     assert np.mean(changed) > 0.9
 
 
-def test_batches(folder: Path) -> None:
+def test_batches(folder) -> None:
     data = module(folder)
     batches = epochs(data)[0]
     rows = data.split.subsets["train"]
@@ -154,7 +152,7 @@ def test_batches(folder: Path) -> None:
             assert targets.tolist() == list(record.targets)
 
 
-def test_each_process_gets_its_share(folder: Path) -> None:
+def test_each_process_gets_its_share(folder) -> None:
     names: list[set[str]] = []
     for rank in range(2):
         data = module(folder, batch_size=4)
@@ -165,7 +163,7 @@ def test_each_process_gets_its_share(folder: Path) -> None:
     assert len(names[0]) == len(names[1]) > 10
 
 
-def test_a_resumed_run_starts_at_its_epoch(folder: Path) -> None:
+def test_a_resumed_run_starts_at_its_epoch(folder) -> None:
     data, resumed, other = module(folder), module(folder), module(folder)
     assert data.state_dict() == {"next_epoch": 0}
     data.trainer = trainer_of(epoch=2)
@@ -178,11 +176,11 @@ def test_a_resumed_run_starts_at_its_epoch(folder: Path) -> None:
 @pytest.mark.parametrize(
     "plan", [samplers.disease_balanced_sampler, samplers.patient_balanced_sampler]
 )
-def test_a_sampler_changes_training_alone(plan: samplers.Plan, folder: Path) -> None:
+def test_a_sampler_changes_training_alone(plan: samplers.Plan, folder) -> None:
     plain, balanced = module(folder), module(folder, sampler=plan)
     known = prevalence(plain.subset_targets("train"))
     assert np.array_equal(prevalence(plain.draw_targets()), known)  # the uniform one
-    loader: Any = balanced.train_dataloader()
+    loader = balanced.train_dataloader()
     batches = list(loader)
     assert len(batches) == len(loader)
     drawn = np.concatenate([batch["targets"] for batch in batches])
@@ -196,9 +194,9 @@ def test_a_sampler_changes_training_alone(plan: samplers.Plan, folder: Path) -> 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("subset", ["val", "test"])
-def test_nothing_random_where_a_model_is_judged(subset: str, workers: int, folder: Path) -> None:
+def test_nothing_random_where_a_model_is_judged(subset: str, workers: int, folder) -> None:
     data = module(folder, workers=workers)
-    loader: Any = data.val_dataloader() if subset == "val" else data.test_dataloader()
+    loader = data.val_dataloader() if subset == "val" else data.test_dataloader()
     first, second = list(loader), list(loader)
     assert same(first, second)
     cached = data.cache.images[data.split.subsets[subset]]
@@ -212,12 +210,12 @@ def test_nothing_random_where_a_model_is_judged(subset: str, workers: int, folde
 
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("subset", ["val", "test"])
-def test_processes_share_what_they_judge(subset: str, world: int, folder: Path) -> None:
+def test_processes_share_what_they_judge(subset: str, world: int, folder) -> None:
     names = []
     for rank in range(world):
         data = module(folder, batch_size=2)
         data.trainer = trainer_of(rank, world)
-        loader: Any = data.val_dataloader() if subset == "val" else data.test_dataloader()
+        loader = data.val_dataloader() if subset == "val" else data.test_dataloader()
         batches = list(loader)
         assert len(batches) == len(loader)
         alone = module(folder, batch_size=2).evaluation_loader(subset, rank, world)
@@ -227,7 +225,7 @@ def test_processes_share_what_they_judge(subset: str, world: int, folder: Path) 
     assert names == [expected[rank::world] for rank in range(world)]
 
 
-def test_more_processes_than_images(folder: Path) -> None:
+def test_more_processes_than_images(folder) -> None:
     data = module(folder)
     count = len(data.subset_records("val"))
     match = f"{count + 1} processes cannot share the {count} images of the val set; use .*={count}"
@@ -242,7 +240,7 @@ def test_more_processes_than_images(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("subset", ["train", "val", "test"])
-def test_equalisation_in_every_part(subset: str, folder: Path) -> None:
+def test_equalisation_in_every_part(subset: str, folder) -> None:
     plain = module(folder).dataset(subset)
     equalised = module(folder, clahe=True, augment=None).dataset(subset)
     for index in range(3):
@@ -264,12 +262,12 @@ TARGETS = np.array(
 )
 
 
-def first_four_train(records: Sequence[xl.Record], official: Any) -> xl.Split:
+def first_four_train(records: Sequence[xl.Record], official) -> xl.Split:
     return xl.make_split("csv", records, {"train": [0, 1, 2, 3], "val": [4], "test": [5]})
 
 
 @pytest.fixture
-def facts(tmp_path: Path) -> XrayDataModule:
+def facts(tmp_path) -> XrayDataModule:
     return XrayDataModule(Findings(FIVE, TARGETS), split=first_four_train, cache_dir=tmp_path)
 
 
@@ -290,7 +288,7 @@ def test_counts_of_the_labels_and_subsets(facts: XrayDataModule) -> None:
     assert not list(facts.cache_dir.iterdir())  # no pixel was needed
 
 
-def test_missing_images(nih_folder: Any, tmp_path: Path) -> None:
+def test_missing_images(nih_folder, tmp_path) -> None:
     (nih_folder.root / "images" / "00000001_001.png").unlink()
     match = r"1 of the 5 images .*'nih' are not on disk, the first is 00000001_001\.png.*allow_mis"
     with pytest.raises(xl.MissingImagesError, match=match):
@@ -298,7 +296,7 @@ def test_missing_images(nih_folder: Any, tmp_path: Path) -> None:
     settings = {"split": xl.official_split, "image_size": 8, "batch_size": 2, "cache_dir": tmp_path}
     data = XrayDataModule(xl.ChestXray14(nih_folder.root, allow_missing=True), **settings)
     assert len(data.records) == 4
-    batch: Any = next(iter(data.test_dataloader()))
+    batch = next(iter(data.test_dataloader()))
     assert batch["image_id"] == ["00000003_000.png", "00000003_001.png"]
     assert batch["image"].shape == (2, 1, 8, 8)
 
@@ -312,7 +310,7 @@ def test_default_workers(cores: int, on_gpu: bool, workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_of_a_loader(workers: int, folder: Path) -> None:
+def test_workers_of_a_loader(workers: int, folder) -> None:
     data = module(folder, workers=workers)
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         assert loader.num_workers == workers
@@ -333,12 +331,12 @@ def test_workers_of_a_loader(workers: int, folder: Path) -> None:
         ({}, "subset must be one of train, val, test, got 'all'"),
     ],
 )
-def test_settings_that_cannot_work(settings: dict[str, Any], match: str, folder: Path) -> None:
+def test_settings_that_cannot_work(settings: dict[str, object], match: str, folder) -> None:
     with pytest.raises(xl.ConfigError, match=match):
         module(folder, **settings).dataset("all")
 
 
-def test_permuted_labels_are_of_the_training_part_alone(folder: Path) -> None:
+def test_permuted_labels_are_of_the_training_part_alone(folder) -> None:
     plain, dealt = module(folder), module(folder, permute_labels=True)
     for subset in ("val", "test"):
         assert torch.equal(plain.dataset(subset).targets, dealt.dataset(subset).targets)

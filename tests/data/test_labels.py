@@ -4,11 +4,8 @@ targets, and that a share trains a loss and tells no metric anything.
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -180,7 +177,7 @@ MIXED, NEGATIVE = {"default": "ignore", "Edema": "ones"}, {"default": "negative"
         ({"Edema": "zeros", "Fracture": "ones"}, "negative", [[1, 0], [0, 0], [0, 1], [0, 1]]),
     ],
 )
-def test_codes_become_targets(uncertain: Any, blank: Any, expected: Any) -> None:
+def test_codes_become_targets(uncertain, blank, expected) -> None:
     targets = Coding(LABELS, uncertain, blank).read(CODES, IDS)
     np.testing.assert_array_equal(targets, expected)
 
@@ -221,7 +218,7 @@ def test_choices_name_what_targets_depend_on() -> None:
         ({"smooth": None}, "None"),
     ],
 )
-def test_wrong_choices(settings: dict[str, Any], value: str) -> None:
+def test_wrong_choices(settings: dict[str, object], value: str) -> None:
     with pytest.raises(xl.ConfigError, match=value):
         Coding(LABELS, **settings).read(CODES, IDS)
 
@@ -247,7 +244,7 @@ def with_targets(share: float) -> Source:
 SHARES, UNKNOWN = with_targets(0.7), with_targets(NAN)
 
 
-def test_tables_splits_and_samplers_take_a_share_as_unknown(tmp_path: Path) -> None:
+def test_tables_splits_and_samplers_take_a_share_as_unknown(tmp_path) -> None:
     sampler = partial(disease_balanced_sampler, normal_share=0)
     ours, theirs = (
         xl.XrayDataModule(source, sampler=sampler, image_size=32, cache_dir=tmp_path)
@@ -269,7 +266,7 @@ def test_tables_splits_and_samplers_take_a_share_as_unknown(tmp_path: Path) -> N
     np.testing.assert_array_equal(prevalence(raw), prevalence(target_matrix(UNKNOWN.records)))
 
 
-def test_training_images_carry_shares_and_evaluated_ones_do_not(tmp_path: Path) -> None:
+def test_training_images_carry_shares_and_evaluated_ones_do_not(tmp_path) -> None:
     data = xl.XrayDataModule(SHARES, image_size=32, cache_dir=tmp_path)
     for subset in ("train", "val", "test"):
         targets = data.dataset(subset).targets
@@ -286,7 +283,7 @@ def test_metrics_take_a_share_as_unknown() -> None:
     patients = [record.patient_id for record in SHARES.records]
     bootstrap, half = xl.PatientBootstrap(patients, draws=30), dict.fromkeys(SHARES.labels, 0.5)
 
-    def figures(targets: Any) -> list[Any]:
+    def figures(targets) -> list[object]:
         tensors, metric = (torch.tensor(scores), torch.tensor(targets)), PerLabelAUROC(14)
         metric.update(*tensors)
         columns, single = (scores[:, 1], targets[:, 1]), scores.astype(np.float32)
@@ -367,7 +364,7 @@ def test_pixels_masks_and_official_lists_of_each() -> None:
     assert both.choices == {}
 
 
-def test_lists_of_two_kinds_and_missing_images(csv_folder: Callable[..., Path]) -> None:
+def test_lists_of_two_kinds_and_missing_images(csv_folder) -> None:
     rows = "a.png,0,train,0,1", "sub/b.png,1,val,1,1", "c.png,2,test,0,1"
     table = csv_folder("image,patient,split,Mass,Own", *rows)
     mine, phantom = xl.CsvTable(table), xl.Phantom(patients=20, size=32)

@@ -4,7 +4,6 @@ import math
 import os
 import pickle
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ PUBLISHED = {
 FIRST = "00000001_000.png"
 
 
-def test_full_table(shared_data: Path) -> None:
+def test_full_table(shared_data) -> None:
     full = ChestXray14(shared_data / "nih-metadata")
     assert len(full.records) == 112_120
     assert len({record.patient_id for record in full.records}) == 30_805
@@ -54,7 +53,7 @@ def test_full_table(shared_data: Path) -> None:
     assert Counter(record.sex for record in full.records) == {"M": 63_340, "F": 48_780}
 
 
-def test_table_elsewhere_brings_its_lists_and_boxes(shared_data: Path) -> None:
+def test_table_elsewhere_brings_its_lists_and_boxes(shared_data) -> None:
     table = (shared_data / "nih-metadata").resolve() / "Data_Entry_2017_v2020.csv.gz"
     source = ChestXray14(shared_data / "nih-1024", table=table, allow_missing=True)
     assert len(readable_records(source)) == 40
@@ -117,7 +116,7 @@ def test_layouts(empty_nih, folders: list[str]) -> None:
         assert source.read(record).shape == (8, 8)
 
 
-def test_linked_folder_and_broken_link(empty_nih, tmp_path: Path) -> None:
+def test_linked_folder_and_broken_link(empty_nih, tmp_path) -> None:
     empty_nih.root = tmp_path / "nih"
     empty_nih.table(*empty_nih.rows[:2])
     empty_nih.images(FIRST, folder="../elsewhere")
@@ -212,7 +211,7 @@ def test_table_may_be_a_subset_of_the_lists(nih_folder) -> None:
     )
 
 
-def test_a_file_and_another_folder(empty_nih, tmp_path: Path) -> None:
+def test_a_file_and_another_folder(empty_nih, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.DataNotFoundError, match="file is a file, not a folder"):
         ChestXray14(tmp_path / "file")

@@ -1,7 +1,6 @@
 """A whole batch on the device that trains: equal in distribution to albumentations' images."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import albumentations as A  # noqa: N812
 import cv2
@@ -30,11 +29,11 @@ def matrix(places: torch.Tensor, size: int = SIZE) -> np.ndarray:
 
 
 @pytest.mark.parametrize("make", [augment_light, augment_xray14, augment_rsna])
-def test_draws_are_distributed_as_those_of_albumentations(make: Any) -> None:
+def test_draws_are_distributed_as_those_of_albumentations(make) -> None:
     """Every entry of the matrix and every weight of the blur, two-sample Kolmogorov-Smirnov."""
 
     class Kept(A.Compose):
-        def __call__(self, **given: Any) -> Any:
+        def __call__(self, **given):
             self.done = super().__call__(**given)
             return self.done
 
@@ -42,7 +41,7 @@ def test_draws_are_distributed_as_those_of_albumentations(make: Any) -> None:
     own._compose = Kept(list(own.transforms), save_applied_params=True)
     image, mirror = np.zeros((SIZE, SIZE), np.uint8), np.diag([-1.0, 1.0, 1.0])
     mirror[0, 2] = SIZE - 1
-    rows: dict[str, list[Any]] = {"own": [], "theirs": []}
+    rows: dict[str, list[object]] = {"own": [], "theirs": []}
     for seed in range(DRAWS):
         own(image, seed)
         place, kernel = np.eye(3), np.array([0, 0, 1, 0, 0], float)
@@ -60,7 +59,7 @@ def test_draws_are_distributed_as_those_of_albumentations(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [augment_light, augment_xray14, augment_rsna])
-def test_pixels_are_those_of_opencv(make: Any) -> None:
+def test_pixels_are_those_of_opencv(make) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
     image = cv2.GaussianBlur(noise, (0, 0), 2)
     drawn = [make().changes.draw(seed, SIZE) for seed in range(24)]
@@ -78,7 +77,7 @@ def test_pixels_are_those_of_opencv(make: Any) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 @pytest.mark.parametrize("make", [augment_xray14, augment_rsna])
-def test_a_gpu_gives_the_pixels_of_a_cpu(make: Any) -> None:
+def test_a_gpu_gives_the_pixels_of_a_cpu(make) -> None:
     drawn = [make().changes.draw(seed, 224) for seed in range(64)]
     told = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
     images = torch.rand(64, 1, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -88,7 +87,7 @@ def test_a_gpu_gives_the_pixels_of_a_cpu(make: Any) -> None:
     assert apart.flatten()[::7].quantile(0.999) < 4e-3
 
 
-def fitted(folder: Any, **settings: Any) -> tuple[list[Any], list[Any]]:
+def fitted(folder, **settings) -> tuple[list[object], list[object]]:
     """The batches that a training and its validation see, on a CPU that stands in for a GPU."""
     data = toy_data(folder, of=PHANTOM, batch_size=8, **settings)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 32, len(data.labels)))
@@ -145,7 +144,7 @@ def test_what_cannot_be_is_refused(folder) -> None:
         with pytest.raises(xl.ConfigError, match="resident=true, but a CPU augments"):
             toy_data(folder, of=PHANTOM, resident=True, augment=by_cpu)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    trainer: Any = SimpleNamespace(world_size=1, strategy=strategy)
+    trainer = SimpleNamespace(world_size=1, strategy=strategy)
     for settings in ({"resident": "true"}, {"augment": augment_light(on="gpu")}):
         with pytest.raises(xl.ConfigError, match=r"resident=\w+: this run trains without a GPU"):
             toy_data(folder, of=PHANTOM, **settings).require_trainer(trainer)

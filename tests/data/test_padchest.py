@@ -4,7 +4,7 @@ table, Google's labels of NIH images in both layouts, and the counts of the real
 
 import ast
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -221,7 +221,7 @@ def write_own(root: Path, joint: str) -> Path:
 @pytest.mark.parametrize(
     "write", [write_one, lambda p: write_own(p, "/"), lambda p: write_own(p, "_")]
 )
-def test_layouts(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+def test_layouts(tmp_path: Path, write) -> None:
     image = np.arange(12, dtype=np.uint8).reshape(3, 4)
     write_image(write(tmp_path) / "images_001" / "images" / "00000013_008.png", image)
     source = NihExperts(tmp_path)

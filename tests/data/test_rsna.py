@@ -4,8 +4,6 @@ import json
 import math
 import warnings
 from itertools import permutations
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +12,14 @@ from toy import write_lines
 import xray_lightning as xl
 from xray_lightning.data.nih import nih_patient, read_nih_map
 
-Folder = Any  # RsnaFolder of tests/conftest.py
 quiet = pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
 
 
-def mapped(folder: Folder, **settings: Any) -> xl.Rsna:
+def mapped(folder, **settings) -> xl.Rsna:
     return xl.Rsna(folder.root, nih_map=folder.nih_map(), **settings)
 
 
-def test_one_record_per_image(rsna_folder: Folder) -> None:
+def test_one_record_per_image(rsna_folder) -> None:
     source = mapped(rsna_folder)
     assert [record.image_id for record in source.records] == rsna_folder.ids
     assert source.labels == ("Lung Opacity",)
@@ -39,7 +36,7 @@ def test_one_record_per_image(rsna_folder: Folder) -> None:
                and "0.87 (all) to 0.98" in note for note in source.notes)  # fmt: skip
 
 
-def test_normal_negatives_leave_the_abnormal_out_by_the_class_info(rsna_folder: Folder) -> None:
+def test_normal_negatives_leave_the_abnormal_out_by_the_class_info(rsna_folder) -> None:
     source = mapped(rsna_folder, negatives="normal")
     assert source.title == "rsna (negatives: normal)"
     wanted = [image for image in rsna_folder.ids if not image.endswith("1")]
@@ -53,7 +50,7 @@ def test_normal_negatives_leave_the_abnormal_out_by_the_class_info(rsna_folder: 
         mapped(rsna_folder, negatives="normal")
 
 
-def test_settings(rsna_folder: Folder) -> None:
+def test_settings(rsna_folder) -> None:
     with pytest.raises(xl.ConfigError, match="negatives must be one of all, normal, got 'none'"):
         xl.Rsna(rsna_folder.root, negatives="none")
     with pytest.raises(xl.ConfigError, match="nih_test_list names NIH's images: set nih_map too"):
@@ -63,7 +60,7 @@ def test_settings(rsna_folder: Folder) -> None:
     assert source.records[0].boxes[0].label == "Pneumonia"
 
 
-def test_stage_1_flat_and_compressed(empty_rsna: Folder) -> None:
+def test_stage_1_flat_and_compressed(empty_rsna) -> None:
     empty_rsna.stage = "stage_1"
     empty_rsna.complete(folder=".")
     for path in empty_rsna.root.glob("*.csv"):
@@ -93,7 +90,7 @@ AGAIN = "'a' repeats or contradicts an earlier row"
         (["a,one,2,3,4,1"], "row 2: 'x' is 'one', not a number"),
     ],
 )
-def test_contradictions(empty_rsna: Folder, rows: list[str], match: str) -> None:
+def test_contradictions(empty_rsna, rows: list[str], match: str) -> None:
     empty_rsna.table(*rows)
     with pytest.raises(xl.TableError, match=match):
         xl.Rsna(empty_rsna.root)
@@ -110,7 +107,7 @@ def test_contradictions(empty_rsna: Folder, rows: list[str], match: str) -> None
         ("id-00,Lung Opacity", "id-00,Normal", "'id-00' is 'Normal', the label table disagrees"),
     ],
 )
-def test_class_info_must_agree(rsna_folder: Folder, old: str, new: str, match: str) -> None:
+def test_class_info_must_agree(rsna_folder, old: str, new: str, match: str) -> None:
     path = rsna_folder.root / "stage_2_detailed_class_info.csv"
     text = path.read_text()
     assert old in text
@@ -119,7 +116,7 @@ def test_class_info_must_agree(rsna_folder: Folder, old: str, new: str, match: s
         xl.Rsna(rsna_folder.root)
 
 
-def test_the_map_alone_tells_patients(rsna_folder: Folder) -> None:
+def test_the_map_alone_tells_patients(rsna_folder) -> None:
     with pytest.warns(xl.UnknownPatientsWarning, match=r"cannot be told apart.*69\.8 % .*nih_map"):
         source = xl.Rsna(rsna_folder.root)
     assert [record.patient_id for record in source.records] == rsna_folder.ids
@@ -132,7 +129,7 @@ def test_the_map_alone_tells_patients(rsna_folder: Folder) -> None:
     assert source.population == "nih"
 
 
-def test_the_map_must_be_complete_and_one_exposure_twice_is_noted(rsna_folder: Folder) -> None:
+def test_the_map_must_be_complete_and_one_exposure_twice_is_noted(rsna_folder) -> None:
     path = rsna_folder.nih_map()
     path.write_text(path.read_text().replace("id-11,", "other,"))
     with pytest.raises(xl.TableError, match="lacks 1 image of the label table, the first is id-11"):
@@ -143,7 +140,7 @@ def test_the_map_must_be_complete_and_one_exposure_twice_is_noted(rsna_folder: F
     assert "1 image the same NIH exposure as another, by the map" in notes
 
 
-def test_official_split_of_nih(rsna_folder: Folder, tmp_path: Path) -> None:
+def test_official_split_of_nih(rsna_folder, tmp_path) -> None:
     names = tmp_path / "test_list.txt"
     names.write_text("00000009_000.png\n00000009_001.png\n00000009_002.png\n00030000_000.png")
     source = mapped(rsna_folder, nih_test_list=names)
@@ -154,7 +151,7 @@ def test_official_split_of_nih(rsna_folder: Folder, tmp_path: Path) -> None:
         mapped(rsna_folder, nih_test_list=names)
 
 
-def test_view_age_and_sex_are_those_of_the_headers(rsna_folder: Folder) -> None:
+def test_view_age_and_sex_are_those_of_the_headers(rsna_folder) -> None:
     rsna_folder.images("id-01", PatientAge="087Y", PatientSex="F")
     with warnings.catch_warnings(action="ignore"):
         rsna_folder.images("id-02", PatientAge="41", PatientSex="O")  # no valid AS, as RSNA's are
@@ -174,7 +171,7 @@ def test_view_age_and_sex_are_those_of_the_headers(rsna_folder: Folder) -> None:
 
 
 @quiet
-def test_figures_of_the_real_tables(shared_data: Path) -> None:
+def test_figures_of_the_real_tables(shared_data) -> None:
     root = shared_data / "rsna-metadata"
     names = {"nih_map": root / "rsna_to_nih.csv.gz"}
     source = xl.Rsna(root, **names, nih_test_list=shared_data / "nih-metadata" / "test_list.txt")
@@ -188,7 +185,7 @@ def test_figures_of_the_real_tables(shared_data: Path) -> None:
     assert len(normal.records) == 26_684 - 11_821
 
 
-def test_converted_to_png(rsna_folder: Folder, tmp_path: Path) -> None:
+def test_converted_to_png(rsna_folder, tmp_path) -> None:
     """A converted folder, with its tables, is the same data set to the bit."""
     out = tmp_path / "png"
     xl.convert_folder(rsna_folder.root, out)
@@ -220,12 +217,12 @@ def as_json(names: dict[str, str]) -> str:
         ("map.csv", "extra,subset_img_id,img_id\nx,{},{}\nx,{},{}"),
     ],
 )
-def test_maps(tmp_path: Path, name: str, text: str) -> None:
+def test_maps(tmp_path, name: str, text: str) -> None:
     lines = text.format(*sum(PAIRS.items(), ())) if "csv" in name else text
     assert read_nih_map(write_lines(tmp_path / name, lines)) == PAIRS
 
 
-def test_names_without_zeros_or_suffix(tmp_path: Path) -> None:
+def test_names_without_zeros_or_suffix(tmp_path) -> None:
     (tmp_path / "m.json").write_text(as_json({"a": "13_002", "b": "00000013_001.PNG"}))
     names = read_nih_map(tmp_path / "m.json")
     assert names == {"a": "00000013_002.png", "b": "00000013_001.png"}
@@ -250,7 +247,7 @@ PAIR = "patientId,Image Index\na,"
         ('[{"subset_img_id": "a", "img_id": null}]', "object 1: 'a' -> 'None' does not name"),
     ],
 )
-def test_bad_maps(tmp_path: Path, text: str, match: str) -> None:
+def test_bad_maps(tmp_path, text: str, match: str) -> None:
     path = tmp_path / ("map.json" if text[0] in "[{" else "map.csv")
     with pytest.raises(xl.DataNotFoundError, match=path.name):
         read_nih_map(path)
@@ -259,7 +256,7 @@ def test_bad_maps(tmp_path: Path, text: str, match: str) -> None:
         read_nih_map(path)
 
 
-def test_the_real_map(shared_data: Path) -> None:
+def test_the_real_map(shared_data) -> None:
     names = read_nih_map(shared_data / "rsna-metadata" / "rsna_to_nih.csv.gz")
     assert len(names) == 26_684
     assert len({nih_patient(name) for name in names.values()}) == 11_439

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import combinations
-from typing import Any
 
 import cv2
 import numpy as np
@@ -361,6 +360,6 @@ BALANCED = partial(xl.disease_balanced_sampler, TARGETS, PATIENTS, rng())
         (xl.augment_xray14, {"zoom_min": 1.3}, r"smallest <= largest, got 1\.3 and 1\.2"),
     ],
 )
-def test_settings_that_cannot_work(make: Any, settings: dict[str, float], match: str) -> None:
+def test_settings_that_cannot_work(make, settings: dict[str, float], match: str) -> None:
     with pytest.raises(xl.ConfigError, match=match):
         make(**settings)

@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -38,7 +36,7 @@ CONFIGS = {
 
 
 @pytest.fixture
-def clinic(tmp_path: Path) -> own_parts.Clinic:
+def clinic(tmp_path) -> own_parts.Clinic:
     """Images of six patients and a folder of configurations."""
     for name, text in CONFIGS.items():
         write_lines(tmp_path / "conf" / name, text)
@@ -50,7 +48,7 @@ def clinic(tmp_path: Path) -> own_parts.Clinic:
     return own_parts.Clinic(tmp_path / "images")
 
 
-def test_an_example_and_its_figure(clinic: Source, tmp_path: Path) -> None:
+def test_an_example_and_its_figure(clinic: Source, tmp_path) -> None:
     example = clinic[1]
     pixels = cv2.imread(str(tmp_path / "images/p0_1_Mass.png"), cv2.IMREAD_GRAYSCALE)
     assert (len(clinic), len(list(clinic))) == (24, 24)
@@ -74,7 +72,7 @@ def test_boxes_are_drawn_at_the_size_of_the_file() -> None:
     assert source[index]["image"].shape == (1, 64, 64)
 
 
-def test_what_a_source_has_by_default(tmp_path: Path) -> None:
+def test_what_a_source_has_by_default(tmp_path) -> None:
     source = Source()
     source.records = [Record("a", "p", ()), Record("b", "p", (), tmp_path / "b.png")]
     assert (source.title, source.population, source.official) == ("source", "", None)
@@ -96,7 +94,7 @@ def test_records_that_cannot_be(records: list[Record], named: str) -> None:
         readable_records(source)
 
 
-def test_handed_in_from_python(clinic: Source, tmp_path: Path) -> None:
+def test_handed_in_from_python(clinic: Source, tmp_path) -> None:
     settings = {"split": own_parts.split_by_digit, "sampler": own_parts.positives_twice}
     data = XrayDataModule(clinic, image_size=32, cache_dir=tmp_path / "cache", **settings)
     assert [*map(len, data.split.subsets.values())] == [16, 4, 4]
@@ -109,20 +107,20 @@ MINE = ("data=mine", "split=mine", "sampler=mine")
 
 
 @pytest.mark.usefixtures("clinic")
-def test_counted_by_the_command(tmp_path: Path) -> None:
+def test_counted_by_the_command(tmp_path) -> None:
     search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
     text = xray("data", search, *MINE[:2], f"data.root={tmp_path / 'images'}")
     assert "24 images of 6 patients, 12 boxes on 12 images; 24 images on disk" in text
 
 
-SETS: tuple[Any, ...] = (
+SETS: tuple[object, ...] = (
     *(xl.ChestXray14, xl.Rsna, xl.CheXpert, xl.Mimic, xl.Vindr, xl.Siim, xl.ChestXDet),
     *(xl.PadChest, xl.OpenI, xl.NihExperts),
 )
 
 
 @pytest.mark.parametrize("data_set", SETS)
-def test_a_folder_without_its_tables(data_set: Any, tmp_path: Path) -> None:
+def test_a_folder_without_its_tables(data_set, tmp_path) -> None:
     expected, here = re.escape(data_set.facts.expected), re.escape(str(tmp_path))
     with pytest.raises(DataNotFoundError, match=rf"nowhere does not exist\. {expected}$"):
         data_set(tmp_path / "nowhere")
@@ -132,7 +130,7 @@ def test_a_folder_without_its_tables(data_set: Any, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
 @pytest.mark.parametrize("data_set", [each for each in SETS if each.facts.counts])
-def test_real_tables_hold_what_was_published(data_set: Any, tables: Path) -> None:
+def test_real_tables_hold_what_was_published(data_set, tables) -> None:
     if not (tables / data_set.name).is_dir():
         pytest.skip(f"no {data_set.name} in {tables}")
     source = data_set(tables / data_set.name)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,7 +266,7 @@ def test_image_split_counts_leaked_patients() -> None:
     assert len(split.subsets["test"]) / len(records) == pytest.approx(0.2, abs=0.01)
 
 
-def test_csv_split_reads_a_table(tmp_path: Path) -> None:
+def test_csv_split_reads_a_table(tmp_path) -> None:
     """Names as lists have them: with folders, of other kinds, of images that are not there."""
     text = "\ufeffimage,split\nx/i0.png,Train\ni1,validation\ni2.jpg,TEST\ni3, valid \ni7,test\n"
     path = write_lines(tmp_path / "split.csv", text, end="")
@@ -292,12 +291,12 @@ def test_csv_split_needs_a_table(lists) -> None:
         ("image,split\ni0,train\ni1,val\ni2,test\n", xl.SplitError, "1 of 4 .* no list .* i3"),
     ],
 )
-def test_csv_split_refuses(tmp_path: Path, text: str, error: type, message: str) -> None:
+def test_csv_split_refuses(tmp_path, text: str, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         xl.csv_split(FOUR, None, path=write_lines(tmp_path / "split.csv", text, end=""))
 
 
-def test_nih_patient_splits_match_prevalence_and_seeds_really_differ(shared_data: Path) -> None:
+def test_nih_patient_splits_match_prevalence_and_seeds_really_differ(shared_data) -> None:
     start = time.process_time()
     records = xl.ChestXray14(shared_data / "nih-metadata").records
     splits = [xl.patient_split(records, None, seed=0)]
@@ -326,7 +325,7 @@ def test_nih_patient_splits_match_prevalence_and_seeds_really_differ(shared_data
     assert 0.15 < np.mean([len(test) for test in heavy]) / 100 < 0.25
 
 
-def test_lists_split(tmp_path: Path) -> None:
+def test_lists_split(tmp_path) -> None:
     paths = write_lists(tmp_path, train="x/i0.png 1\nx/i3.png 0", val="i1", test="image\ni2\ni9\n")
     split = xl.lists_split(FOUR, None, **paths)
     assert [rows.tolist() for rows in split.subsets.values()] == [[0, 3], [1], [2]]
@@ -339,7 +338,7 @@ def test_lists_split(tmp_path: Path) -> None:
         xl.lists_split(FOUR, None, **paths)
 
 
-def test_without_a_list_for_validation_it_is_carved_by_patient(tmp_path: Path) -> None:
+def test_without_a_list_for_validation_it_is_carved_by_patient(tmp_path) -> None:
     records = make_records(40)
     ids = [record.image_id for record in records if int(record.patient_id[1:]) < 30]
     rest = [record.image_id for record in records if record.image_id not in ids]

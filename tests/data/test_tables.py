@@ -2,7 +2,6 @@
 
 import csv
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ OTHERS = ["é", "a,b", 'say ""', '"', "two\nlines", "'=1", "MONOCHROME2", "7" * 
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_as_the_parser_reads_it(tmp_path: Path, seed: int) -> None:
+def test_as_the_parser_reads_it(tmp_path, seed: int) -> None:
     """Cells that need quotes, blank cells and rows, ends of both kinds, quotes round any cell."""
     rng = np.random.default_rng(seed)
     rows = rng.choice([*PLAIN, *OTHERS * (seed % 2)], (rng.integers(1, 30), 3)).tolist()
@@ -49,20 +48,20 @@ def test_as_the_parser_reads_it(tmp_path: Path, seed: int) -> None:
         ("a,b,\nx,1\n", ["x"]),
     ],
 )
-def test_what_only_the_parser_can_tell(tmp_path: Path, text: str, cells: list[str]) -> None:
+def test_what_only_the_parser_can_tell(tmp_path, text: str, cells: list[str]) -> None:
     (tmp_path / "t.csv").write_text(text, newline="")
     assert read_table(tmp_path / "t.csv").text("a") == cells
 
 
 @pytest.mark.parametrize("text", ["a,b\nx\n,1,", 'a,b\nx\n"1,2,3",\n', "a,b\nx\n1,2,3\n", "a,b\nx"])
-def test_a_row_that_ends_early(tmp_path: Path, text: str) -> None:
+def test_a_row_that_ends_early(tmp_path, text: str) -> None:
     """Also where marks in quotes, or too many in another row, make up for those that lack."""
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(TableError, match=r"row 2 has 1 cells, the header names 2 columns"):
         read_table(tmp_path / "t.csv")
 
 
-def test_a_zero_byte_is_no_text(tmp_path: Path) -> None:
+def test_a_zero_byte_is_no_text(tmp_path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n" * 40_000 + "1,\0\n")
     with pytest.raises(TableError, match=r"t\.csv is not a readable table"):
         read_table(tmp_path / "t.csv")

@@ -1,6 +1,5 @@
 """Phantom folders in the layouts of PhysioNet and Kaggle; the real table where it is."""
 
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -104,7 +103,7 @@ def test_physionet(tmp_path: Path) -> None:
     assert (len(alone), alone.official) == (2, None)
 
 
-def test_films(tmp_path: Path, write_dicom: Callable[..., Path]) -> None:
+def test_films(tmp_path: Path, write_dicom) -> None:
     """MONOCHROME1 is inverted, JPEG 2000 decoded; Kaggle's test films have no labels."""
     root = kaggle(tmp_path, *ROWS)
     pixels = np.arange(48 * 32, dtype=np.uint16).reshape(48, 32)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +27,7 @@ OVER = [[100, 200], [300, 200], [300, 400], [100, 400]]  # overlaps it
 BEAN = [[500, 500], [560, 510], [600, 600], [570, 650], [555, 600], [520, 590]]
 
 
-def entry(name: str, *outlines: tuple[str, list[list[int]]]) -> dict[str, Any]:
+def entry(name: str, *outlines: tuple[str, list[list[int]]]) -> dict[str, object]:
     """An image with the outlines of some findings, each with its box."""
     borders = [border for _, border in outlines]
     boxes = [np.ravel([np.min(x, axis=0), np.max(x, axis=0)]).tolist() for x in borders]
@@ -109,7 +108,7 @@ def test_films_and_patients(folder: str, tmp_path: Path) -> None:
         ({"polygons": None}, "entry 3: .* TypeError"),
     ],
 )
-def test_entries_that_cannot_be(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_entries_that_cannot_be(change: dict[str, object], message: str, tmp_path: Path) -> None:
     wrong = entry("10.png", ("Mass", BEAN)) | change
     with pytest.raises(xl.TableError, match=message):
         xl.ChestXDet(chestxdet(tmp_path, *TRAIN, wrong))

@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -120,7 +119,7 @@ def test_flip(classifier, net, tmp_path) -> None:
         (Pil.new("CMYK", (8, 8)), "PIL image of mode CMYK"),
     ],
 )
-def test_not_a_radiograph(images: Any, named: str, classifier: Classifier) -> None:
+def test_not_a_radiograph(images, named: str, classifier: Classifier) -> None:
     with pytest.raises(xl.InvalidImageError, match=named):
         classifier(images)
 
@@ -244,7 +243,7 @@ def test_readings_that_cannot_be(settings, error, named, checkpoint_with_points)
 def test_points_of_a_file(checkpoint_with_points, val: xl.Predictions, tmp_path: Path) -> None:
     """JSON of another rule, JSON of an evaluation, a table to fit on; not those of others."""
 
-    def load(path: Path, **fit: Any) -> dict[str, float]:
+    def load(path: Path, **fit) -> dict[str, float]:
         chosen = load_classifier(checkpoint_with_points, device="cpu", points=path, **fit)
         assert chosen.interpretation.source == str(path)
         return chosen.interpretation.operating_points.thresholds
@@ -289,7 +288,7 @@ def test_a_stream_reads_ahead_but_not_far(classifier: Classifier, folder: Path) 
     """A stream of a million files holds the squares of a few."""
     taken: list[int] = []
 
-    def paths() -> Any:
+    def paths():
         for number in range(1000):
             taken.append(number)
             yield folder / "00.png"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -137,7 +136,7 @@ def measure(classifier, films: torch.Tensor, patients: list[str]) -> dict[str, f
     dicom = [files("pydicom") / "data/test_files", files("data_store")]
     photos = [files("skimage") / "data", files("sklearn") / "datasets/images"]
     changes: dict[str, Callable[..., torch.Tensor]] = {"as it is": lambda film, _: film, **CHANGES}
-    sets: dict[str, Any] = {
+    sets: dict[str, object] = {
         name: [change(film, rng)[0].numpy() for film in films] for name, change in changes.items()
     }
     noise = rng.normal(size=(128, 128))

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import cv2
@@ -41,12 +40,12 @@ class Hospital(xl.Source):
             for (p, k), row in zip(rows, sick, strict=True)
         )
 
-    def read(self, record: xl.Record) -> Any:
+    def read(self, record: xl.Record):
         rng = np.random.default_rng(list(map(int, record.image_id[:-4].strip("x").split("-"))))
         rough = rng.random((6, 6)).astype(np.float32) * 200 + 20 + 20 * record.targets[0]
         return cv2.resize(rough, (64, 64), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype("u1")
 
-    def identity(self) -> Any:
+    def identity(self):
         return {"hospital": self.seed, "patients": self.size}
 
 
@@ -130,7 +129,7 @@ def test_figures_are_those_of_evaluation(
 def test_nothing_is_scored_twice(checkpoint, scoring, result, folder) -> None:
     path = Path(result.cells[0].scores)
     before = path.stat().st_mtime_ns
-    silent: Any = replace(scoring, trainer=None)  # which cannot score
+    silent = replace(scoring, trainer=None)  # which cannot score
     far = {"far": hospital(7)}
     again = validate([checkpoint], far, silent, open_data=lambda _: open_hospital(folder))
     assert again.cells[0].to_json() == result.cells[0].to_json()

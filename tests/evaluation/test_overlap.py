@@ -1,7 +1,6 @@
 """The patients a checkpoint learned from, found again in NIH's and RSNA's data."""
 
 import json
-from typing import Any
 from unittest.mock import Mock
 
 import cv2
@@ -42,7 +41,7 @@ def patients(data: XrayDataModule, subset: str) -> set[str]:
     return {record.patient_id for record in data.subset_records(subset)}
 
 
-def all_test(source: Any) -> XrayDataModule:
+def all_test(source) -> XrayDataModule:
     """Every record is a test image, as with images=all."""
     data = XrayDataModule(source)
     data.split = replace_test(data.split, data.records, np.arange(len(data.records)))
@@ -52,7 +51,7 @@ def all_test(source: Any) -> XrayDataModule:
 def test_a_checkpoint_carries_keys_not_ids(nih: XrayDataModule) -> None:
     facts = patients_of(nih)
     assert facts["population"] == "nih"
-    keys: Any = facts["patients"]
+    keys = facts["patients"]
     assert list(keys) == ["train", "val"]
     assert all(len(keys[subset]) == len(patients(nih, subset)) for subset in keys)
     assert all(len(key) == 16 and int(key, 16) >= 0 for subset in keys for key in keys[subset])
@@ -111,7 +110,7 @@ def test_what_cannot_be_compared_is_not_promised(description, rsna_folder) -> No
         choose_test_images(description, data, "drop")
 
 
-def write_set(name: str, root, films: dict[str, Any], write_dicom: Any) -> Any:
+def write_set(name: str, root, films: dict[str, object], write_dicom):
     """The films in the layout of SIIM or of ChestX-Det, without any finding."""
     (root / "train").mkdir(parents=True)
     if name == "siim":

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from xray_lightning.report.page import say
 
 
 @pytest.fixture(scope="module")
-def data(folder: Path) -> xl.XrayDataModule:
+def data(folder) -> xl.XrayDataModule:
     data = toy_data(folder, 120)
     data.keep_labels(["Effusion", "Mass", "Nodule", "Hernia"])
     data.targets[:, 3] = 0

@@ -1,7 +1,6 @@
 """Grids against the gradient of a cell; a box from a file to the square, found again."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -172,7 +171,7 @@ def test_a_side_branch_of_another_way_does_not_count() -> None:
 
 
 def test_each_resolution_on_the_way_and_nothing_left_behind(network) -> None:
-    net: Any = network("test_resnet", image_size=64, cbam_after=("layer1", "layer3")).train()
+    net = network("test_resnet", image_size=64, cbam_after=("layer1", "layer3")).train()
     grids = cell_grids(net, 64)
     assert grids[64] == Grid(0.0, 1.0)
     for cells, grid in grids.items():

@@ -1,9 +1,7 @@
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from xray_lightning.explain.overlays import exact_masks, find_boxed, square_mask
 from xray_lightning.metrics.localisation import WANG, pointing_game, region_of, tune_threshold
 
 SIZE = 48
-Make = Callable[..., localisation.AnnotatedMaps]
 localise = partial(localisation.evaluate_localisation, size=SIZE, draws=9)
 
 
@@ -26,7 +23,7 @@ def value(facts: Localisation, method: str, name: str, *over: str, label: str = 
     return (found[over[0]] if over else found).value
 
 
-def test_plain_values_in_the_stated_form(annotated: Make) -> None:
+def test_plain_values_in_the_stated_form(annotated) -> None:
     facts = localise({"Mass": annotated(24)}, draws=50)
     plain = json.loads(json.dumps(facts.to_json(), allow_nan=False))
     assert Localisation.from_json(plain).to_json() == plain == facts.to_json()
@@ -45,7 +42,7 @@ def test_plain_values_in_the_stated_form(annotated: Make) -> None:
     assert facts.settings.mean_box == {"Mass": "scored images of other patients"}
 
 
-def test_figures_are_means_over_images(annotated: Make) -> None:
+def test_figures_are_means_over_images(annotated) -> None:
     chosen = annotated(24)
     facts = localise({"Mass": chosen}, draws=20)
     hits = [
@@ -55,7 +52,7 @@ def test_figures_are_means_over_images(annotated: Make) -> None:
     assert value(facts, "sees", "pointing_game") == pytest.approx(np.mean(hits))
 
 
-def test_boxes_count_one_by_one(annotated: Make) -> None:
+def test_boxes_count_one_by_one(annotated) -> None:
     chosen = annotated(12, images=1)
     corner = [(0.0, 0.0, 1.0, 1.0)] * 3  # never found
     boxes = [[*own, *corner[: row % 2 * 3]] for row, own in enumerate(chosen.boxes)]
@@ -66,7 +63,7 @@ def test_boxes_count_one_by_one(annotated: Make) -> None:
     assert ratio == pytest.approx(12 / 30)
 
 
-def test_a_map_that_sees_beats_the_controls_and_the_ceiling_beats_it(annotated: Make) -> None:
+def test_a_map_that_sees_beats_the_controls_and_the_ceiling_beats_it(annotated) -> None:
     facts = localise({"Mass": annotated(60)}, draws=20)
     for name in ("pointing_game", "energy", "average_precision"):
         figures = {method: value(facts, method, name) for method in ("sees", "blind", *CONTROLS)}
@@ -74,7 +71,7 @@ def test_a_map_that_sees_beats_the_controls_and_the_ceiling_beats_it(annotated: 
         assert figures["sees"] > max(figures[each] for each in ("blind", *CONTROLS[:3]))
 
 
-def test_a_random_map_points_by_chance(annotated: Make) -> None:
+def test_a_random_map_points_by_chance(annotated) -> None:
     chosen = annotated(600)
     facts = localise({"Mass": chosen}, draws=200)
     area = facts.labels["Mass"].area
@@ -85,7 +82,7 @@ def test_a_random_map_points_by_chance(annotated: Make) -> None:
         assert estimate.high - estimate.low < 0.07
 
 
-def test_intervals_are_of_patients(annotated: Make) -> None:
+def test_intervals_are_of_patients(annotated) -> None:
     """Twenty copies of each image say no more than one."""
     once = annotated(30, images=1)
     row = np.repeat(np.arange(30), 20)
@@ -100,7 +97,7 @@ def test_intervals_are_of_patients(annotated: Make) -> None:
     assert first.interval == pytest.approx(second.interval)
 
 
-def test_too_few(annotated: Make) -> None:
+def test_too_few(annotated) -> None:
     scored = {"Mass": annotated(24), "Nodule": annotated(18, seed=1)}  # 12 and 9 patients
     facts = localise(scored, draws=40)
     few = facts.labels["Nodule"]
@@ -112,7 +109,7 @@ def test_too_few(annotated: Make) -> None:
     assert np.isnan(facts.mean.methods["sees"].iou.low)
 
 
-def test_mean_over_labels(annotated: Make) -> None:
+def test_mean_over_labels(annotated) -> None:
     scored = {"Mass": annotated(24), "Nodule": annotated(40, seed=1)}
     scored["Hernia"] = annotated(2, seed=2)
     facts = localise(scored, draws=20)
@@ -129,13 +126,13 @@ def test_mean_over_labels(annotated: Make) -> None:
     assert iou.low < iou.value < iou.high
 
 
-def test_labels_do_not_move_each_other(annotated: Make) -> None:
+def test_labels_do_not_move_each_other(annotated) -> None:
     alone = localise({"Mass": annotated(24)})
     both = localise({"Nodule": annotated(10, seed=3), "Mass": annotated(24)})
     assert value(alone, "random", "iou") == value(both, "random", "iou")
 
 
-def test_maps_without_energy_are_counted(annotated: Make) -> None:
+def test_maps_without_energy_are_counted(annotated) -> None:
     chosen = annotated(24)
     dark = chosen.maps["sees"].copy()
     dark[:5] -= 10
@@ -148,7 +145,7 @@ def test_maps_without_energy_are_counted(annotated: Make) -> None:
     assert np.isnan(value(nothing, "cam", "energy"))
 
 
-def test_masks_and_tolerance(annotated: Make) -> None:
+def test_masks_and_tolerance(annotated) -> None:
     chosen = annotated(24)
     masks = np.zeros((24, SIZE, SIZE), bool)
     masks[:, 40:, 40:] = True  # far from every box
@@ -161,7 +158,7 @@ def test_masks_and_tolerance(annotated: Make) -> None:
     assert value(wide, "sees", "pointing_game") == 1
 
 
-def test_thresholds_are_tuned_on_other_patients(annotated: Make) -> None:
+def test_thresholds_are_tuned_on_other_patients(annotated) -> None:
     validation, scored = annotated(24, seed=5, first=100), annotated(24)
     reference = tune_reference({"Mass": validation, "Hernia": annotated(4, first=200)}, size=SIZE)
     for method in ("sees", "blind"):
@@ -180,7 +177,7 @@ def test_thresholds_are_tuned_on_other_patients(annotated: Make) -> None:
     assert value(facts, "mean box", "energy") != value(stated, "mean box", "energy")
 
 
-def test_a_reference_of_scored_patients_and_one_of_nobody(annotated: Make) -> None:
+def test_a_reference_of_scored_patients_and_one_of_nobody(annotated) -> None:
     reference = tune_reference({"Mass": annotated(24, first=11)}, size=SIZE)  # p11 is in both
     with pytest.raises(ConfigError, match=r"thresholds were tuned on 1 of the patients .* is p11"):
         localise({"Mass": annotated(24)}, reference=reference)
@@ -273,7 +270,7 @@ def test_masks_that_are_small_or_empty() -> None:
 
 def test_places_of_sets_with_masks_some_masks_and_boxes_of_readers() -> None:
     class Halves(Source):
-        def mask(self, record: Record, label: str) -> Any:
+        def mask(self, record: Record, label: str):
             return np.eye(SIZE) > 0 if record.image_id in self.name else None
 
     boxes = (Box("Mass", 0, 0, 4, 4, "R1"), Box("Mass", 0, 0, 5, 4, "R2"), Box("Edema", 1, 1, 2, 2))
@@ -300,5 +297,5 @@ def test_a_readers_box_counts_where_the_target_is_not_0() -> None:
     drawn, own = Box("Mass", 0, 0, 4, 4, "R1"), Box("Mass", 0, 0, 4, 4)
     cases = [(1.0, drawn), (0.0, drawn), (1 / 3, drawn), (np.nan, drawn), (0.0, own)]
     records = [Record(str(i), str(i), (0.0, t), boxes=(b,)) for i, (t, b) in enumerate(cases)]
-    data: Any = SimpleNamespace(labels=("Edema", "Mass"), subset_records=lambda _: records)
+    data = SimpleNamespace(labels=("Edema", "Mass"), subset_records=lambda _: records)
     assert find_boxed(data, "test") == [(0, "Mass"), (2, "Mass"), (3, "Mass"), (4, "Mass")]

@@ -1,18 +1,14 @@
 """Maps of every method, head and backbone, and what stays untouched."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 from toy import MODELS
 
-from xray_lightning import ConfigError, XrayNet, class_map, class_maps
+from xray_lightning import ConfigError, class_map, class_maps
 from xray_lightning.explain.maps import METHODS
 from xray_lightning.models.heads import HEADS
 
-Build = Callable[..., XrayNet]
 ON_FEATURES = ("cam", "gradcam", "gradcam++", "hirescam", "layercam")
 
 
@@ -26,14 +22,14 @@ def cut(images: Tensor, method: str) -> Tensor:
     ("backbone", "head"),
     [*(("test_resnet", head) for head in sorted(HEADS)), ("test_vit", "average")],
 )
-def test_what_the_heads_find(backbone: str, head: str, network: Build, images: Tensor) -> None:
+def test_what_the_heads_find(backbone: str, head: str, network, images: Tensor) -> None:
     """``cam`` is the head's own map; what it means (Zhou's eq. 2) is checked with the heads."""
     net = network(backbone, head)
     assert torch.equal(class_maps(net, images), net.head.maps(net.forward_features(images)))
 
 
 @pytest.mark.parametrize("backbone", MODELS.values())
-def test_backbones_of_the_configs(backbone: str, network: Build) -> None:
+def test_backbones_of_the_configs(backbone: str, network) -> None:
     """CAM is Grad-CAM up to a factor and a bias."""
     net = network(backbone, image_size=64)
     images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -59,7 +55,7 @@ def test_backbones_of_the_configs(backbone: str, network: Build) -> None:
         *(("pcam", method) for method in METHODS[-2:]),
     ],
 )
-def test_chosen_labels(head: str, method: str, network: Build, images: Tensor) -> None:
+def test_chosen_labels(head: str, method: str, network, images: Tensor) -> None:
     """Names and positions in any order, each the label's own map."""
     net, images = network(head=head), cut(images, method)
     maps = class_maps(net, images, method=method)
@@ -146,12 +142,12 @@ NO_METHOD = r"method must be one of cam, gradcam, gradcam\+\+, .*, occlusion, cb
         *(({"images": torch.rand(s)}, NO_SHAPE) for s in ((1, 32, 32), (1, 3, 32, 32))),
     ],
 )
-def test_what_cannot_be_mapped(settings: Any, message: str, network: Build, images: Tensor) -> None:
+def test_what_cannot_be_mapped(settings, message: str, network, images: Tensor) -> None:
     with pytest.raises(ConfigError, match=message):
         class_maps(network(), **{"images": images} | settings)
 
 
-def test_gates_of_cbam(network: Build, images: Tensor) -> None:
+def test_gates_of_cbam(network, images: Tensor) -> None:
     net = network(cbam_after=("layer1", "layer2")).train()
     found = class_maps(net, images, method="cbam", labels=["Nodule", "Mass"])
     gates = net.attention_maps(images)
@@ -165,7 +161,7 @@ def test_gates_of_cbam(network: Build, images: Tensor) -> None:
 
 @pytest.mark.parametrize("method", [*METHODS, "cbam"])
 def test_a_method_the_network_cannot_give(method: str, images: Tensor) -> None:
-    net: Any = nn.Linear(1, 1)
+    net = nn.Linear(1, 1)
     net.labels = ("Mass",)
     own = {"cam": "maps", "cbam": "attention_maps"}
     needed = own.get(method, "forward_features and forward_head")

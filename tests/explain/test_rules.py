@@ -1,8 +1,5 @@
 """Maps against pytorch-grad-cam, captum, and sums and patches written out."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +11,6 @@ from xray_lightning import XrayNet, class_maps
 from xray_lightning.explain.maps import grad_cam_plus_plus, integrated_gradients, occlusion
 from xray_lightning.models.heads import HEADS
 
-Build = Callable[..., XrayNet]
 THEIRS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
 THEIRS |= {"hirescam": HiResCAM, "layercam": LayerCAM}
 LAYERS = {"densenet121": "features", "legacy_xception": "act4"}
@@ -22,12 +18,12 @@ IMAGES = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def nets(network: Build) -> dict[tuple[str, str], XrayNet]:
+def nets(network) -> dict[tuple[str, str], XrayNet]:
     heads = ("average", "attention")
     return {(name, head): network(name, head, image_size=96) for name in LAYERS for head in heads}
 
 
-def by_hooks(net: XrayNet, layer, images, method: str, **settings: Any) -> np.ndarray:
+def by_hooks(net: XrayNet, layer, images, method: str, **settings) -> np.ndarray:
     """(B, L, h, w) of pytorch-grad-cam, neither scaled nor resized.
 
     Its Grad-CAM++ adds 1e-6 to squared gradients, which are smaller here: as if it were not there.
@@ -76,7 +72,7 @@ def test_equals_layer_grad_cam_of_captum(backbone, head, nets) -> None:
 
 @pytest.mark.parametrize("method", THEIRS)
 @pytest.mark.parametrize("head", sorted(HEADS))
-def test_every_head(head: str, method: str, network: Build) -> None:
+def test_every_head(head: str, method: str, network) -> None:
     net = network(head=head, image_size=64)
     if head == "query":  # else no logit rises anywhere, and its maps are empty
         net.head.classifier.weight.data.neg_()
@@ -86,7 +82,7 @@ def test_every_head(head: str, method: str, network: Build) -> None:
 
 
 @pytest.mark.parametrize("method", ["gradcam", "hirescam", "layercam"])
-def test_tokens(method: str, network: Build) -> None:
+def test_tokens(method: str, network) -> None:
     """A ViT's patches are the grid; its class token is no place."""
     net = network("test_vit", "attention")
     images = IMAGES[:, :, :32, :32]
@@ -117,7 +113,7 @@ def test_grad_cam_plus_plus_as_in_the_paper() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
-def test_input_gradient(backbone: str, network: Build, images) -> None:
+def test_input_gradient(backbone: str, network, images) -> None:
     net = network(backbone, "query")
     found = class_maps(net, images, method="gradient")
     for label in range(3):
@@ -140,7 +136,7 @@ def test_integrated_gradients_are_complete(backbone, bound, network, images) -> 
     assert (coarse.sum(dim=(2, 3)) - wanted).abs().amax() > 3 * error
 
 
-def test_integrated_gradients_as_a_sum(network: Build, images) -> None:
+def test_integrated_gradients_as_a_sum(network, images) -> None:
     """Eq. 3 of the paper: gradients at the middles of equal steps from black."""
     net, steps = network("test_vit"), 300
     leaf = torch.cat([images * (step + 0.5) / steps for step in range(steps)]).requires_grad_()

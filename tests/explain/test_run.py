@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.explain import run
 from xray_lightning.explain.run import Explanation, predict_subsets, require_explainable
 
-QUICK: dict[str, Any] = {"draws": 50, "positives": 12, "saliency": ()}
+QUICK: dict[str, object] = {"draws": 50, "positives": 12, "saliency": ()}
 data = data_fixture(120, batch_size=16)
 
 
@@ -29,7 +28,7 @@ def checkpoint(data: XrayDataModule) -> Checkpoint:
     return Checkpoint(Path("run/best.ckpt"), description, net.state_dict(), 0)
 
 
-def other(checkpoint: Checkpoint, **config: Any) -> Checkpoint:
+def other(checkpoint: Checkpoint, **config) -> Checkpoint:
     description = replace(checkpoint.description, config=config)
     state = {name: (tensor * 1.01).to(tensor.dtype) for name, tensor in checkpoint.state.items()}
     return replace(checkpoint, description=description, state=state)
@@ -107,7 +106,7 @@ def test_networks_that_cannot_be_compared(checkpoint, data, monkeypatch) -> None
 def test_the_network_goes_where_the_trainer_was(data, monkeypatch) -> None:
     """Lightning moves it back to the CPU."""
     device = torch.device("meta")
-    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
     monkeypatch.setattr(run, "predict_subset", lambda *_: "scores")
     net = XrayNet(data.labels, "test_resnet", image_size=32)
     assert predict_subsets(net, data, trainer) == {"val": "scores", "test": "scores"}

@@ -4,7 +4,6 @@ import json
 import pickle
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -24,7 +23,7 @@ NORM, CONV = "layer1.0.bn1.weight", "conv1.0.weight"
 real_create_model = timm.create_model
 
 
-def timm_model(name: str = "test_resnet", **settings: Any) -> nn.Module:
+def timm_model(name: str = "test_resnet", **settings) -> nn.Module:
     """A network as timm publishes it: colour images, 1000 classes."""
     return timm.create_model(name, pretrained=False, in_chans=3, **settings).eval()
 
@@ -96,7 +95,7 @@ def test_a_file_that_fits_in_part(change, match, tmp_path) -> None:
     assert_unchanged(backbone, before)
 
 
-def saved(path: Path, content: object, save: Any = torch.save, **settings: int) -> Path:
+def saved(path: Path, content: object, save=torch.save, **settings: int) -> Path:
     with path.open("wb") as file:
         save(content, file, **settings)
     return path
@@ -127,7 +126,7 @@ def test_files_without_weights(make, match: str, tmp_path: Path) -> None:
 def pretend_download(untouched: str = "", error: Exception | None = None):
     """``timm.create_model`` with random numbers for pretrained weights, or an error."""
 
-    def create_model(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
+    def create_model(name: str, *, pretrained: bool, **settings) -> nn.Module:
         model: nn.Module = real_create_model(name, pretrained=False, **settings)
         if pretrained and error:
             raise error

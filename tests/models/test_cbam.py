@@ -3,7 +3,6 @@
 import copy
 import pickle
 from functools import cache, partial
-from typing import Any
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ AFTER = {
 IMAGES = torch.rand(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
-def new_net(backbone: str = "test_resnet", **settings: Any) -> XrayNet:
+def new_net(backbone: str = "test_resnet", **settings) -> XrayNet:
     torch.manual_seed(5)
     return XrayNet(LABELS, backbone, image_size=SIZE, **settings).eval()
 
@@ -155,7 +154,7 @@ def test_a_copy_calls_its_own_blocks(duplicate) -> None:
         assert torch.equal(net(IMAGES), before)
 
 
-def test_config_and_weights_file(tmp_path: Any) -> None:
+def test_config_and_weights_file(tmp_path) -> None:
     net = new_net(cbam_after=AFTER["test_resnet"], cbam="spatial", cbam_reduction=4)
     again = XrayNet(**net.config).eval()
     assert again.config == net.config
@@ -196,7 +195,7 @@ def test_attention_maps(name: str, pair) -> None:
     for hook in hooks:
         hook.remove()
     for after, found in maps.items():
-        block: Any = net.attention[after.replace(".", "-")]
+        block = net.attention[after.replace(".", "-")]
         features = inputs[after]
         expected = block.spatial(features * block.channel(features))
         assert found.shape == (2, 1, *features.shape[2:])
@@ -220,7 +219,7 @@ def test_attention_maps_leave_no_trace() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"cbam_after": ["layer4"], "cbam": "channel"}])
-def test_no_spatial_maps(settings: dict[str, Any]) -> None:
+def test_no_spatial_maps(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"no spatial gates that act; build it with cbam_after="):
         new_net(**settings).attention_maps(IMAGES)
     net = new_net(cbam_after=["layer4"])
@@ -247,13 +246,13 @@ def test_no_spatial_maps(settings: dict[str, Any]) -> None:
         (NEXT, {"cbam_after": ["stages.0.blocks.0.norm"]}, r"\(1, 16, 16, 24\), which is no map"),
     ],
 )
-def test_what_cannot_work(make, settings: dict[str, Any], match: str) -> None:
+def test_what_cannot_work(make, settings: dict[str, object], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         make(**settings)
 
 
 def test_a_module_that_runs_twice_or_gives_several_tensors() -> None:
-    backbone: Any = create_backbone("test_resnet", image_size=SIZE)
+    backbone = create_backbone("test_resnet", image_size=SIZE)
     backbone.layer4[0].act2 = backbone.layer4[0].act1
     with pytest.raises(ConfigError, match=r"'layer4\.0\.act1' runs 2 times in a forward pass"):
         insert_cbam(backbone, ["layer4.0.act1"], SIZE, parts="both", reduction=8)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.models.heads import HEADS, make_head
 
 CHANNELS, LABELS, HEIGHT, WIDTH = 6, 3, 2, 5
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, object]] = {
     "average": {},
     "max": {},
     "gem": {"power": 2.5},
@@ -30,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 Array = np.ndarray
 
 
-def new_head(name: str, **options: Any) -> Any:
+def new_head(name: str, **options):
     """A head in evaluation mode, with biases that are not 0."""
     torch.manual_seed(1)
     head = make_head(name, CHANNELS, LABELS, options=OPTIONS[name] | options)
@@ -51,11 +50,11 @@ def array(tensor: Tensor) -> Array:
     return np.asarray(tensor.detach())
 
 
-def classified(head: Any, pooled: Any) -> Array:
+def classified(head, pooled) -> Array:
     return array(head.classifier.weight) @ np.array(pooled) + array(head.classifier.bias)
 
 
-def naive_attention(head: Any, places: Array) -> Array:
+def naive_attention(head, places: Array) -> Array:
     content, gate, score = (array(m.weight) for m in (head.content, head.gate, head.score))
     logits = []
     for label in range(LABELS):
@@ -65,7 +64,7 @@ def naive_attention(head: Any, places: Array) -> Array:
     return np.array(logits) + array(head.classifier.bias)
 
 
-def naive_pcam(head: Any, places: Array) -> Array:
+def naive_pcam(head, places: Array) -> Array:
     logits = []
     for w, b in zip(array(head.classifier.weight), array(head.classifier.bias), strict=True):
         probability = expit(places @ w + b)
@@ -74,7 +73,7 @@ def naive_pcam(head: Any, places: Array) -> Array:
     return np.array(logits)
 
 
-def naive_csra(head: Any, places: Array) -> Array:
+def naive_csra(head, places: Array) -> Array:
     logits = np.zeros(LABELS)
     for layer, t in zip(head.classifiers, head.temperatures, strict=True):
         for label, w in enumerate(array(layer.weight)):
@@ -84,12 +83,12 @@ def naive_csra(head: Any, places: Array) -> Array:
     return logits
 
 
-def naive_lse(head: Any, places: Array) -> Array:
+def naive_lse(head, places: Array) -> Array:
     r, s = head.sharpness, len(places)
     return classified(head, logsumexp(r * places, axis=0, b=1 / s) / r)
 
 
-NAIVE: dict[str, Callable[[Any, Array], Array]] = {  # of one image, places (H * W, C)
+NAIVE: dict[str, Callable[[object, Array], Array]] = {  # of one image, places (H * W, C)
     "average": lambda head, places: classified(head, places.mean(0)),
     "max": lambda head, places: np.max([classified(head, place) for place in places], axis=0),
     "gem": lambda head, places: classified(head, pmean(places, head.power.item(), axis=0)),
@@ -116,7 +115,7 @@ def test_attention_without_gate() -> None:
 
 def test_query_is_the_ml_decoder_of_timm() -> None:
     head = new_head("query", width=16)
-    reference: Any = MLDecoder(LABELS, decoder_embedding=16, initial_num_features=CHANNELS)
+    reference = MLDecoder(LABELS, decoder_embedding=16, initial_num_features=CHANNELS)
     layer = reference.decoder.layers[0]
     layer.multihead_attn = nn.MultiheadAttention(16, 2)  # timm always has 8 heads
     layer.linear1, layer.linear2 = nn.Linear(16, 10), nn.Linear(10, 16)
@@ -207,7 +206,7 @@ def test_gradient_of_the_generalised_mean() -> None:
     """The largest value is a constant for autograd, which must change nothing."""
     head = new_head("gem")
 
-    def pool(features: Tensor, power: Tensor) -> Any:
+    def pool(features: Tensor, power: Tensor):
         return torch.func.functional_call(head, {"power": power}, (features,))
 
     inputs = new_features(positive=True).requires_grad_(), head.power
@@ -301,6 +300,6 @@ def test_every_head_has_a_default() -> None:
         ("query", {"feedforward": -1}, r"feedforward must be an integer of at least 1, got -1"),
     ],
 )
-def test_what_cannot_work(name: str, options: Any, match: str) -> None:
+def test_what_cannot_work(name: str, options, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         make_head(name, CHANNELS, LABELS, options=options)

@@ -3,8 +3,6 @@
 import re
 from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +48,7 @@ def write_hugging(state: State) -> State:
     return named | add("embeddings.mask_token")
 
 
-def write_ark(state: State) -> dict[str, Any]:
+def write_ark(state: State) -> dict[str, object]:
     """Swin's own code has a downsampling at the end of a stage, timm at the start of the next."""
     moved = call(state, {f"s.{stage}.down": f"s.{stage - 1}.down" for stage in (1, 2, 3)})
     more = add("head.weight", "omni_heads.0.bias", "projector.0.bias", "a.relative_position_index")
@@ -91,7 +89,7 @@ WAYS = {  # network of the table, and what its authors' file holds of a state in
 
 
 @pytest.fixture(params=WAYS)
-def way(request, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
+def way(request, monkeypatch: pytest.MonkeyPatch) -> tuple[str, object]:
     """A name of the table, its network made small, and how its file is written."""
     name, write = WAYS[request.param]
     known = TABLE[name]
@@ -104,13 +102,13 @@ def way(request, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
 def fill_at_random(name: str, size: int, channels: int) -> State:
     """A state in timm's names, the first convolution of a file of so many channels."""
     torch.manual_seed(3)
-    made: Any = backbones.create_backbone(name, image_size=size)
+    made = backbones.create_backbone(name, image_size=size)
     first = f"{made.pretrained_cfg['first_conv']}.weight"
     state = {k: torch.rand_like(v.float()).to(v.dtype) for k, v in made.state_dict().items()}
     return state | {first: state[first].repeat(1, channels, 1, 1)}
 
 
-def test_every_tensor_of_a_file(way, tmp_path: Path) -> None:
+def test_every_tensor_of_a_file(way, tmp_path) -> None:
     name, write = way
     state = fill_at_random(name, 224, 1 if name.startswith("xrv") else 3)
     torch.save(write(dict(state)), path := tmp_path / "file.pt")
@@ -131,7 +129,7 @@ def test_every_tensor_of_a_file(way, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["missing", "more", "shape", "first"])
-def test_a_file_that_does_not_fit(way, fault: str, tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit(way, fault: str, tmp_path) -> None:
     """A matrix of the last layer, or the first convolution."""
     name, write = way
     content = write(fill_at_random(name, 224, 1))
@@ -148,7 +146,7 @@ def test_a_file_that_does_not_fit(way, fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("file", "size"), [("dinov2", 112), ("hugging", 448), ("clip", 128)])
-def test_another_size(file: str, size: int, monkeypatch, tmp_path: Path) -> None:
+def test_another_size(file: str, size: int, monkeypatch, tmp_path) -> None:
     name, write = WAYS[file]
     known = replace(TABLE[name], options=WIDE)
     monkeypatch.setattr(backbones, "read_pretrainings", lambda: {name: known})
@@ -164,7 +162,7 @@ def test_another_size(file: str, size: int, monkeypatch, tmp_path: Path) -> None
     assert grid == (size // (14 if name == "rad_dino" else 32),) * 2
 
 
-def test_features_equal_those_of_torchxrayvision(tmp_path: Path) -> None:
+def test_features_equal_those_of_torchxrayvision(tmp_path) -> None:
     """``pip install --no-deps torchxrayvision`` runs it: same images, in their grey of +-1024."""
     theirs = pytest.importorskip("torchxrayvision").models.DenseNet(weights=None).eval()
     torch.save(theirs.state_dict(), path := tmp_path / "file.pt")

@@ -4,7 +4,6 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +18,7 @@ from xray_lightning.writing import read_json
 BLANK = "___ (to be filled in by the authors)"
 MAP = {"pointing_game": {"value": 0.5124, "interval": [0.4, 0.6]}, "iou": {"value": 0.12}}
 SHORTCUT = {"auroc": {"value": 0.71}, "verdict": "caught", "reason": "a|b"}
-EXPLAIN: dict[str, Any] = {
+EXPLAIN: dict[str, object] = {
     "localisation": {"mean": {"labels": 3, "methods": {"cam": MAP}}},
     "saliency": {"cam": {"finding": "Mass", "verdict": "failed"}},
     "shortcuts": {"labels": {"Mass": SHORTCUT}},
@@ -51,7 +50,7 @@ def test_every_number_is_that_of_the_files(text: str, made_run) -> None:
     evaluation, metrics, environment = (read_json(made_run / f"{name}.json") for name in names)
     labels, mean = evaluation["labels"], evaluation["mean"]
 
-    def both(row: Any, *names: str) -> list[str]:
+    def both(row, *names: str) -> list[str]:
         pairs = [(row[name]["value"], row[name]["patient_interval"]) for name in names]
         return [word for pair in pairs for word in shown(*pair)]
 
@@ -115,7 +114,7 @@ def test_explained(made_run, text: str) -> None:
         ({"images": {"train": 1, "val": 1, "test": 1}}, "the split uses 3, so 345 are left out"),
     ],
 )
-def test_split(made_run, change: dict[str, Any], says: str) -> None:
+def test_split(made_run, change: dict[str, object], says: str) -> None:
     run = xl.read_run(made_run)
     split = {**run.environment["split"], **change}
     origin = replace(run.evaluation.origin, data_images=348, data='a|b: "<x>"')

@@ -1,7 +1,6 @@
 """The results figure, maps and boxes where they belong; every figure is drawn."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +24,6 @@ from xray_lightning.report.drawings import precision_steps, thin_curve
 from xray_lightning.report.figures import distribution_figure, findings_text, sweep_figure
 from xray_lightning.report.gallery import PLACES, Panel, gallery_figure, panel_figure, results_panel
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 data = data_fixture(60, size=64)
 SCORES = np.array([0.9, 0.1, 0.5, 0.4, 0.7, 0.2, 0.6, 0.8], np.float32)
 TARGETS = np.array([1, 1, 1, 0, 0, 0, np.nan, 1], np.float32)
@@ -61,7 +59,7 @@ def test_drawn_at_random() -> None:
         ({"seed": "x"}, "panel.seed must be an integer of at least 0, got 'x'"),
     ],
 )
-def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+def test_bad_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Panel(**settings)
 
@@ -74,14 +72,14 @@ def test_finding() -> None:
         Panel("Hernia").finding(("Mass", "Edema"))
 
 
-def rendered(figure: Figure) -> Floats:
+def rendered(figure: Figure) -> np.ndarray:
     """(height, width, 3) in [0, 1]."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3] / np.float32(255)
 
 
-def like(pixels: Floats, colour: str) -> np.ndarray:
+def like(pixels: np.ndarray, colour: str) -> np.ndarray:
     return np.abs(pixels - np.array(to_rgb(colour))).max(axis=2) < 0.08
 
 
@@ -215,9 +213,9 @@ def predictions(data: XrayDataModule) -> dict[str, Predictions]:
 
 def test_every_map_is_of_the_image_below_it(data, net, predictions, tmp_path, monkeypatch) -> None:
     """Project A's figure showed one patient's map beside another patient's radiograph."""
-    seen: dict[str, Any] = {}
+    seen: dict[str, object] = {}
 
-    def spy(*arguments: Any) -> Figure:
+    def spy(*arguments) -> Figure:
         seen.update(zip(("drawn", "counts", "columns", "title"), arguments, strict=True))
         return panel_figure(*arguments)
 

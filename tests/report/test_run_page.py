@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 from base64 import b64decode
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -231,9 +230,6 @@ def test_pictures_are_made_smaller(tmp_path, rng) -> None:
             embed_picture(path)
 
 
-Spoil = Callable[[Path], object]
-
-
 def lose(name: str, key: str, folder: Path) -> None:
     facts = read_json(folder / f"{name}.json")
     del facts[key]
@@ -266,7 +262,7 @@ def cut(name: str, folder: Path) -> None:
         (partial(cut, "predictions_test.csv"), "different runs: predictions_test.csv is of the"),
     ],
 )
-def test_no_finished_run(run_folder: Path, spoil: Spoil, match: str) -> None:
+def test_no_finished_run(run_folder: Path, spoil, match: str) -> None:
     assert read_run(run_folder).history is not None
     spoil(run_folder)
     with pytest.raises(ConfigError, match=f"(?s){match}"):

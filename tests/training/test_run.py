@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,7 +72,7 @@ def test_what_a_run_leaves(run: TrainingRun, folder: Path, data: XrayDataModule)
 def test_an_own_metric_is_that_of_all_validation_images(run, folder, data) -> None:
     logged = pd.read_csv(folder / "metrics.csv")["val/precision"]
     net = load_checkpoint(run.best, trust=True).build_net()
-    batches: list[Any] = list(data.val_dataloader())
+    batches: list[object] = list(data.val_dataloader())
     with torch.no_grad():
         scores = np.concatenate([torch.sigmoid(net(batch["image"])) for batch in batches])
     targets = np.concatenate([batch["targets"] for batch in batches])
@@ -100,7 +99,7 @@ def test_the_last_epoch_within_an_error_of_the_best(data: XrayDataModule, tmp_pa
     task = XrayTask(Small(list(data.labels)), labels=data.labels, optimizer=FAST)
     run = train(task, data, tmp_path, epochs=4)
     table = pd.read_csv(tmp_path / "metrics.csv")
-    rows: Any = SimpleNamespace(rows=table.to_dict("records"))
+    rows = SimpleNamespace(rows=table.to_dict("records"))
     good = table.index[table["val/auroc"] >= lowest_kept(rows, data, 1)]
     assert run.best_epoch == max(good) + 1 > table["val/auroc"].idxmax() + 1
     assert run.choice == "last epoch within the error of the best val/auroc"
@@ -110,10 +109,10 @@ def test_the_error_of_a_published_auroc() -> None:
     """Hanley and McNeil 1982: 0.893 of 51 abnormal and 58 normal has an error of 0.032."""
     sick = np.repeat([1.0, 0.0], [102, 116])  # two images a patient, which count once
     records = [SimpleNamespace(patient_id=str(row // 2)) for row in range(218)]
-    data: Any = SimpleNamespace(labels=["a", "b", "c"], subset_records=lambda _: records)
+    data = SimpleNamespace(labels=["a", "b", "c"], subset_records=lambda _: records)
     data.subset_targets = lambda _: np.stack([sick, 0 * sick, sick], axis=1)
     each = {"val/auroc/a": 0.893, "val/auroc/b": math.nan, "val/auroc/c": 0.893}
-    table: Any = SimpleNamespace(rows=[{MONITOR: 0.893, **each}, {MONITOR: 0.8}])
+    table = SimpleNamespace(rows=[{MONITOR: 0.893, **each}, {MONITOR: 0.8}])
     errors = 0.893 - np.array([lowest_kept(table, data, times) for times in (1, 2)])
     assert errors == pytest.approx(np.array([0.032, 0.064]) / math.sqrt(2), rel=0.02)
 
@@ -217,7 +216,7 @@ def test_what_a_sampler_changes(tmp_path: Path) -> None:
 def test_the_log(overrides, lines, warned, caplog) -> None:
     config = compose_settings([*SMALL, *overrides])
     data = data_from(config)
-    two: Any = SimpleNamespace(world_size=2)
+    two = SimpleNamespace(world_size=2)
     with caplog.at_level(logging.INFO):
         log_run(data, task_from(config, data), two)
     assert caplog.text.count("the sampler changes the prevalence in training: ") == lines

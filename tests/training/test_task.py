@@ -3,8 +3,6 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -25,7 +23,7 @@ data = data_fixture(40, size=64, batch_size=16, augment=xl.augment_light(), seed
 
 
 @pytest.fixture
-def trainer(tmp_path: Path) -> Callable[..., Trainer]:
+def trainer(tmp_path) -> Callable[..., Trainer]:
     return partial(quiet_trainer, tmp_path, max_epochs=1, enable_checkpointing=False)
 
 
@@ -42,7 +40,7 @@ class Rates(pl.Callback):
     def __init__(self) -> None:
         self.rates: list[float] = []
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
@@ -124,7 +122,7 @@ def test_training_loss_is_the_mean_over_the_images(data, trainer) -> None:
 @torch.no_grad()
 def test_steps(data: xl.XrayDataModule) -> None:
     task = new_task(data).eval()
-    batch: Any = next(iter(data.val_dataloader()))
+    batch = next(iter(data.val_dataloader()))
     logits = task(batch["image"])
     assert torch.equal(logits, task.net(batch["image"]))
     assert torch.equal(task.predict_step(batch, 0), torch.sigmoid(logits))
@@ -137,7 +135,7 @@ def test_validation_while_training_is_without_mirror_images(data, trainer) -> No
     task = new_task(data)
     plain = trainer().validate(task, data, verbose=False)[0]
     task.tta = "flip"
-    batch: Any = next(iter(data.test_dataloader()))
+    batch = next(iter(data.test_dataloader()))
     task.eval().validation_step(batch, 0)  # as a stop amid validation leaves it
     again = trainer().validate(task, data, verbose=False)[0]
     np.testing.assert_equal(again, plain)
@@ -223,7 +221,7 @@ class Exploding(nn.Module):
 
 def test_a_run_stops_at_the_first_one(data, trainer) -> None:
     task = new_task(data, loss=Exploding())
-    loader: Any = data.train_dataloader()
+    loader = data.train_dataloader()
     loader.sampler.set_epoch(0)
     ids = [batch["image_id"] for batch in loader][2]
     with pytest.raises(xl.NonFiniteLossError, match="in epoch 0") as caught:

@@ -1,7 +1,6 @@
 """Verdicts of networks whose answers are known, what they look at, and probes by hand."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +18,12 @@ from xray_lightning.audit.shortcuts import Probe, Sample, Shortcuts, draw_sample
 
 
 @pytest.fixture(scope="module")
-def sample(films: Any) -> Sample:
+def sample(films) -> Sample:
     return Sample(*films[1:])
 
 
 @pytest.fixture(scope="module")
-def dishonest(reader: Any, films: Any, sample: Sample) -> Shortcuts:
+def dishonest(reader, films, sample: Sample) -> Shortcuts:
     phantom, images, *_ = films
     known = replace(
         sample,
@@ -62,11 +61,11 @@ def test_there_and_back(dishonest: Shortcuts) -> None:
     assert Shortcuts.from_json(values).to_json() == values
 
 
-def test_maps_may_be_given(reader: Any, sample: Sample) -> None:
+def test_maps_may_be_given(reader, sample: Sample) -> None:
     """They get the positives of each label; a flagged one is named, and decides nothing."""
     asked: dict[str, int] = {}
 
-    def corner(net: Any, batch: torch.Tensor, label: str) -> np.ndarray:
+    def corner(net, batch: torch.Tensor, label: str) -> np.ndarray:
         asked[label] = asked.get(label, 0) + len(batch)
         maps = np.zeros((len(batch), 16, 16))
         maps[:, 0, 0] = 1

@@ -6,8 +6,6 @@ import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -21,7 +19,6 @@ from xray_lightning.data.dicom import Acquisition, DicomImage, header, read_dico
 from xray_lightning.data.dicom.acquisition import ALLOWED, COLUMNS, read_allowed
 from xray_lightning.errors import InvalidImageError
 
-Make = Callable[..., bytes]
 Tell = Callable[..., dict[str, str]]
 
 SECRET = "ZZSECRET"
@@ -44,7 +41,7 @@ RADIOGRAPH: dict[str, object] = {keyword: value for keyword, value, _, _ in TOLD
 
 
 @pytest.fixture
-def tell(tmp_path: Path, dicom: Make) -> Tell:
+def tell(tmp_path, dicom) -> Tell:
     """The row of a file with attributes by keyword; reading it must not warn."""
 
     def read(**attributes: object) -> dict[str, str]:
@@ -57,7 +54,7 @@ def tell(tmp_path: Path, dicom: Make) -> Tell:
     return read
 
 
-def test_acquisition(dicom: Make) -> None:
+def test_acquisition(dicom) -> None:
     wide = {**RADIOGRAPH, "WindowCenter": 2048}
     image = read_dicom(dicom([[0, 1]], **wide))
     assert image.acquisition == Acquisition(
@@ -72,7 +69,7 @@ def test_the_row_of_a_table(tell: Tell) -> None:
     assert tell(**RADIOGRAPH) == {column: cell for _, _, column, cell in TOLD} | others
 
 
-def test_what_is_absent_is_blank_or_nan(tell: Tell, dicom: Make) -> None:
+def test_what_is_absent_is_blank_or_nan(tell: Tell, dicom) -> None:
     row = tell()
     assert tuple(row) == COLUMNS
     assert row["view"] == row["age"] == row["window_center"] == ""
@@ -100,7 +97,7 @@ def test_only_what_cannot_name_a_person_passes(tell, column, text, told) -> None
     assert tell(**{ALLOWED[column][0]: text})[column] == told
 
 
-def test_damaged_numbers_and_a_private_syntax_are_blank(tmp_path: Path, dicom: Make) -> None:
+def test_damaged_numbers_and_a_private_syntax_are_blank(tmp_path, dicom) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(dicom([[0]], PixelSpacing=[0.5, 0.5]).replace(b"0.5\\0.5", b"JANEDOE"))
     assert read_allowed(path)["pixel_spacing_mm"] == ""
@@ -128,7 +125,7 @@ def test_damaged_numbers_and_a_private_syntax_are_blank(tmp_path: Path, dicom: M
         ("old", math.nan, "invalid PatientAge"),
     ],
 )
-def test_age(dicom: Make, text: str, years: float, note: str) -> None:
+def test_age(dicom, text: str, years: float, note: str) -> None:
     image = read_dicom(dicom([[0, 1]], BitsAllocated=8, PatientAge=text))
     np.testing.assert_allclose(image.acquisition.age, years)
     assert note in (*image.notes, "")
@@ -155,7 +152,7 @@ def test_spacing_names_its_attribute(dicom, keyword, spacing, told) -> None:
         assert f"invalid {keyword}" in image.notes
 
 
-def test_codes_that_break_the_standard_are_dropped(dicom: Make) -> None:
+def test_codes_that_break_the_standard_are_dropped(dicom) -> None:
     wrong = {"ViewPosition": "Mr. Doe", "PatientSex": "X", "Laterality": "both sides of"}
     image = read_dicom(dicom([[0, 1]], BitsAllocated=8, **wrong))
     told = image.acquisition
@@ -165,7 +162,7 @@ def test_codes_that_break_the_standard_are_dropped(dicom: Make) -> None:
     assert series.acquisition.laterality == "L"
 
 
-def test_overlays_and_burned_in_text_are_noted(dicom: Make) -> None:
+def test_overlays_and_burned_in_text_are_noted(dicom) -> None:
     data = dicom([[0, 1]], BitsAllocated=8, BurnedInAnnotation="YES")
     assert "burned-in annotation is not removed" in read_dicom(data).notes
     at = data.index(b"\xe0\x7f\x10\0OB")
@@ -175,7 +172,7 @@ def test_overlays_and_burned_in_text_are_noted(dicom: Make) -> None:
     np.testing.assert_array_equal(image.pixels, read_dicom(data).pixels)
 
 
-def test_no_identifying_attribute_gets_out(dicom: Make) -> None:
+def test_no_identifying_attribute_gets_out(dicom) -> None:
     names = ("PatientName", "PatientID", "StudyID", "InstitutionName", "OperatorsName")
     secrets = dict.fromkeys((*names, "Manufacturer"), SECRET)
     secrets |= {"PatientBirthDate": "19010203", "StudyInstanceUID": "1.2.98765.4"}
@@ -226,11 +223,11 @@ def refused(data: bytes, match: str) -> None:
         ({"without": ("PixelData",)}, "it has no pixel data"),
     ],
 )
-def test_invalid_layouts(dicom: Make, attributes: dict[str, Any], match: str) -> None:
+def test_invalid_layouts(dicom, attributes: dict[str, object], match: str) -> None:
     refused(dicom([[0, 1]], **attributes), match)
 
 
-def test_truncated_and_foreign_files(dicom: Make) -> None:
+def test_truncated_and_foreign_files(dicom) -> None:
     data = dicom(np.zeros((24, 40)))
     refused(b"", "not a DICOM file: DICM is not at byte 128. Download")
     refused(data[:100], "not a DICOM file")
@@ -248,7 +245,7 @@ def test_truncated_and_foreign_files(dicom: Make) -> None:
     refused(data[:at] + half_an_item + data[at:], "its VOILUTSequence is damaged")
 
 
-def test_a_sequence_in_place_of_a_value(dicom: Make) -> None:
+def test_a_sequence_in_place_of_a_value(dicom) -> None:
     item = Dataset()
     item.Rows = 1
     data = dicom([[0, 1]], WindowCenter=50, WindowWidth=101, VOILUTSequence=[item])
@@ -258,14 +255,14 @@ def test_a_sequence_in_place_of_a_value(dicom: Make) -> None:
     refused(swapped, "its (WindowWidth|VOILUTSequence)")
 
 
-def test_an_empty_value_of_an_unknown_vr_is_absent(dicom: Make) -> None:
+def test_an_empty_value_of_an_unknown_vr_is_absent(dicom) -> None:
     data = dicom([[0, 1]], BitsAllocated=8)
     at = data.index(PIXEL_TAG)
     image = read_dicom(data[:at] + b"\x28\0\x52\x10O\0\0\0" + data[at:])  # RescaleIntercept
     np.testing.assert_array_equal(image.pixels, read_dicom(data).pixels)
 
 
-def test_a_deflated_bomb_is_stopped(dicom: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deflated_bomb_is_stopped(dicom, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (header.MAX_SIDE, header.MAX_PIXELS) == (20_000, 100_000_000)
     assert header.MAX_INFLATED >= 2 * header.MAX_PIXELS
     data = dicom(np.zeros((999, 999)), syntax=DeflatedExplicitVRLittleEndian)

@@ -1,8 +1,5 @@
 """The grey scale: files made with pydicom, values worked out by hand from PS3.3."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
@@ -12,8 +9,6 @@ from pydicom.sequence import Sequence
 from xray_lightning.data.dicom import read_dicom, read_dicom8, to_uint8
 from xray_lightning.data.dicom.grey import apply_window, look_up, weighted_percentiles
 from xray_lightning.errors import InvalidImageError
-
-Make = Callable[..., bytes]
 
 LINEAR = {"WindowCenter": 50, "WindowWidth": 101}  # (x - 49.5) / 100 + 0.5 = (x + 0.5) / 100
 EXACT, SIGMOID = LINEAR | {"WindowWidth": 100}, [1 / (1 + np.e**2), 0.5, 1 / (1 + np.e**-1), 1]
@@ -35,15 +30,15 @@ def raw_lut(descriptor: list[int], data: bytes) -> Dataset:
     return item
 
 
-def voi(*tables: Dataset) -> dict[str, Any]:
+def voi(*tables: Dataset) -> dict[str, object]:
     return {"VOILUTSequence": list(tables)}
 
 
-def modality(table: Dataset) -> dict[str, Any]:
+def modality(table: Dataset) -> dict[str, object]:
     return {"ModalityLUTSequence": [table], **LINEAR}
 
 
-def rescale(slope: float, intercept: float) -> dict[str, Any]:
+def rescale(slope: float, intercept: float) -> dict[str, object]:
     return {"RescaleSlope": slope, "RescaleIntercept": intercept}
 
 
@@ -97,7 +92,7 @@ def test_values(dicom, values, attributes, expected) -> None:
     assert image.notes == (() if windowed else (FULL,))
 
 
-def test_windows_and_tables_are_chosen_by_index(dicom: Make) -> None:
+def test_windows_and_tables_are_chosen_by_index(dicom) -> None:
     windows = dicom([[0, 100]], WindowCenter=[50, 100], WindowWidth=[101, 201])
     tables = [lut(0, 16, [7, 7]), lut(-100, 16, [0, 65535])]
     after_rescale = dicom([[0, 1, 2]], VOILUTSequence=tables, **rescale(1, -100))
@@ -114,14 +109,14 @@ def test_windows_and_tables_are_chosen_by_index(dicom: Make) -> None:
 
 
 @pytest.mark.parametrize("syntax", ["", ".1", ".2"])
-def test_tables_in_every_byte_order(dicom: Make, syntax: str) -> None:
+def test_tables_in_every_byte_order(dicom, syntax: str) -> None:
     order = ">" if syntax == ".2" else "<"
     item = raw_lut([3, -1, 16], np.array([0, 13107, 65535], f"{order}u2").tobytes())
     data = dicom([[-1, 0, 1]], syntax=f"1.2.840.10008.1.2{syntax}", **SIGNED, **voi(item))
     np.testing.assert_allclose(read_dicom(data).pixels[0], [0, 0.2, 1], rtol=1e-6)
 
 
-def test_more_bits_without_a_window_are_percentiles(dicom: Make) -> None:
+def test_more_bits_without_a_window_are_percentiles(dicom) -> None:
     values = np.arange(1000).reshape(20, 50)
     image = read_dicom(dicom(values, BitsStored=12))
     low, high = 4, 994  # the 5th and the 995th of a thousand
@@ -139,7 +134,7 @@ def test_percentiles_are_numpys_inverted_cdf(rng) -> None:
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_padding_is_black_and_not_in_the_percentiles(dicom: Make, photometric: str) -> None:
+def test_padding_is_black_and_not_in_the_percentiles(dicom, photometric: str) -> None:
     values = np.arange(1, 1001).reshape(20, 50)
     padded = np.concatenate([values, np.full((20, 50), 4000)])
     more = {"PhotometricInterpretation": photometric, "BitsStored": 12}
@@ -150,7 +145,7 @@ def test_padding_is_black_and_not_in_the_percentiles(dicom: Make, photometric: s
 
 
 @pytest.mark.parametrize(("value", "limit"), [(-2000, -1900), (-1900, -2000)])
-def test_padding_range_includes_both_ends(dicom: Make, value: int, limit: int) -> None:
+def test_padding_range_includes_both_ends(dicom, value: int, limit: int) -> None:
     padding = {"PixelPaddingValue": value, "PixelPaddingRangeLimit": limit}
     window = {"WindowCenter": 0, "WindowWidth": 100, **rescale(-1, 0)}  # padding comes before it
     data = dicom([[-2001, -2000, -1950, -1900, -1899]], **SIGNED, **padding, **window)
@@ -182,7 +177,7 @@ def test_invalid_grey_scales_are_refused(dicom, attributes, match) -> None:
 
 
 @pytest.mark.parametrize("text", [b"NaN ", b"inf ", b"1.x ", b"1_0 "])
-def test_what_is_not_a_number_is_refused(dicom: Make, text: bytes) -> None:
+def test_what_is_not_a_number_is_refused(dicom, text: bytes) -> None:
     data = dicom([[0, 1]], **rescale(7777, 0)).replace(b"7777", text)
     with pytest.raises(InvalidImageError, match="its RescaleSlope is not a finite number"):
         read_dicom(data)
@@ -197,7 +192,7 @@ def test_what_is_not_a_number_is_refused(dicom: Make, text: bytes) -> None:
         {"WindowWidth": 0, "VOILUTFunction": "LINEAR_EXACT"},
     ],
 )
-def test_a_window_without_a_width_is_ignored(dicom: Make, window: dict[str, Any]) -> None:
+def test_a_window_without_a_width_is_ignored(dicom, window: dict[str, object]) -> None:
     pixels = np.arange(4096).reshape(64, 64)
     data = dicom(pixels, BitsStored=12, WindowCenter=5, **window)
     image, without = read_dicom(data), read_dicom(dicom(pixels, BitsStored=12))
@@ -211,7 +206,7 @@ def test_a_window_without_a_width_is_ignored(dicom: Make, window: dict[str, Any]
 @pytest.mark.parametrize(
     ("most", "white"), [(4095, 4095), (4094, 4095), (16383, 16383), (32767, 65535)]
 )
-def test_voi_table_of_fewer_bits_than_it_says(dicom: Make, most: int, white: int) -> None:
+def test_voi_table_of_fewer_bits_than_it_says(dicom, most: int, white: int) -> None:
     """Agfa: 12-bit entries under a descriptor of 16; white is the highest 12-bit value."""
     image = read_dicom(dicom([[0, 1, 2]], **voi(lut(0, 16, [0, most // 2, most]))))
     np.testing.assert_allclose(image.pixels, [[0, most // 2 / white, most / white]], rtol=1e-6)
@@ -229,7 +224,7 @@ def group(**attributes: float) -> Dataset:
     return both
 
 
-def test_window_and_rescale_of_functional_groups(dicom: Make) -> None:
+def test_window_and_rescale_of_functional_groups(dicom) -> None:
     shared = {"SharedFunctionalGroupsSequence": [group(**rescale(2, -100))]}
     data = dicom([[50, 60, 90]], **shared)
     own = {"PerFrameFunctionalGroupsSequence": [group(**rescale(1, 0))]}
@@ -241,7 +236,7 @@ def test_window_and_rescale_of_functional_groups(dicom: Make) -> None:
         np.testing.assert_array_equal(read_dicom8(made), to_uint8(image.pixels))
 
 
-def test_a_frame_has_its_own_group(dicom: Make) -> None:
+def test_a_frame_has_its_own_group(dicom) -> None:
     groups = [group(**rescale(slope, 0)) for slope in (1, 2)]
     pixels = np.array([10, 20, 10, 20], "<u2").tobytes()
     more = {"NumberOfFrames": 2, "PerFrameFunctionalGroupsSequence": groups}

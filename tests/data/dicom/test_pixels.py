@@ -2,10 +2,8 @@
 
 import struct
 import subprocess
-from collections.abc import Callable
 from functools import partial
 from io import BytesIO
-from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -18,8 +16,6 @@ from xray_lightning import InvalidImageError, read_dicom
 from xray_lightning.data.dicom import pixels as module
 from xray_lightning.data.dicom.header import read_layout, split_file
 from xray_lightning.data.dicom.pixels import read_codes
-
-Make = Callable[..., bytes]
 
 UID = "1.2.840.10008.1.2"
 GENERATOR = np.random.default_rng(0)
@@ -40,7 +36,7 @@ def stored(data: bytes, frame: int = 0) -> np.ndarray:
 
 def rle(pixels: np.ndarray) -> bytes:
     samples, bits = pixels.shape[2] if pixels.ndim == 3 else 1, pixels.itemsize * 8
-    about: dict[str, Any] = {"rows": pixels.shape[0], "columns": pixels.shape[1]}
+    about: dict[str, object] = {"rows": pixels.shape[0], "columns": pixels.shape[1]}
     about |= {"bits_allocated": bits, "bits_stored": bits, "pixel_representation": 0}
     about |= {"samples_per_pixel": samples, "planar_configuration": 0, "number_of_frames": 1}
     about |= {"photometric_interpretation": "RGB" if samples == 3 else "MONOCHROME2"}
@@ -61,7 +57,7 @@ LOSSLESS = {
 }
 
 
-def packed(dicom: Make, codec: str, pixels: np.ndarray, **attributes: Any) -> bytes:
+def packed(dicom, codec: str, pixels: np.ndarray, **attributes) -> bytes:
     """A file of one compressed frame; the codec sees unsigned words, but for JPEG 2000."""
     syntax, encode = LOSSLESS[codec]
     if pixels.dtype == np.int16 and codec != "jpeg 2000":
@@ -76,7 +72,7 @@ def with_items(data: bytes, items: bytes) -> bytes:
     return data[:start] + items + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
-def colour(dicom: Make, photometric: str, **more: Any) -> bytes:
+def colour(dicom, photometric: str, **more) -> bytes:
     more = {"PlanarConfiguration": 0, "SamplesPerPixel": 3, "BitsAllocated": 8, **more}
     return dicom(COLOUR, PhotometricInterpretation=photometric, **more)
 
@@ -85,14 +81,14 @@ def luma(data: bytes) -> np.ndarray:
     return read_dicom(data, colour="luma").pixels
 
 
-def refused(data: bytes, match: str, **options: Any) -> None:
+def refused(data: bytes, match: str, **options) -> None:
     with pytest.raises(InvalidImageError, match=f"^folder/x: .*{match}"):
         read_dicom(data, name="folder/x", **options)
 
 
 @pytest.mark.parametrize("end", ["", ".1", ".2", ".1.99"])
 @pytest.mark.parametrize(("bits", "signed"), KINDS)
-def test_uncompressed(dicom: Make, end: str, bits: int, signed: int) -> None:
+def test_uncompressed(dicom, end: str, bits: int, signed: int) -> None:
     low = -(1 << bits - 1) if signed else 0
     values = GENERATOR.integers(low, low + (1 << bits), (5, 7))  # 35 bytes: odd
     data = dicom(values, syntax=UID + end, BitsAllocated=bits, PixelRepresentation=signed)
@@ -100,7 +96,7 @@ def test_uncompressed(dicom: Make, end: str, bits: int, signed: int) -> None:
 
 
 @pytest.mark.parametrize(("bits", "signed"), KINDS)
-def test_native_pixels_in_items(dicom: Make, bits: int, signed: int) -> None:
+def test_native_pixels_in_items(dicom, bits: int, signed: int) -> None:
     """Encapsulated Uncompressed Explicit VR Little Endian, PS3.5 A.4.11; an odd frame is padded."""
     low = -(1 << bits - 1) if signed else 0
     values = GENERATOR.integers(low, low + (1 << bits), (2, 5, 7))
@@ -113,7 +109,7 @@ def test_native_pixels_in_items(dicom: Make, bits: int, signed: int) -> None:
             np.testing.assert_array_equal(stored(data, index), values[index])
 
 
-def test_golden_native_pixels_in_items(dicom: Make) -> None:
+def test_golden_native_pixels_in_items(dicom) -> None:
     """Written out byte by byte: an empty offset table, one item in two fragments, a delimiter."""
     data = dicom([[0, 0, 0]], syntax=f"{UID}.1.98", frames=[b"ab"])
     items = "feff00e000000000 feff00e002000000 0100 feff00e004000000 0002ff01"
@@ -124,12 +120,12 @@ def test_golden_native_pixels_in_items(dicom: Make) -> None:
 
 @pytest.mark.parametrize("codec", LOSSLESS)
 @pytest.mark.parametrize("pixels", [BYTES, WORDS], ids=["8 bits", "16 bits"])
-def test_lossless(dicom: Make, codec: str, pixels: np.ndarray) -> None:
+def test_lossless(dicom, codec: str, pixels: np.ndarray) -> None:
     np.testing.assert_array_equal(stored(packed(dicom, codec, pixels)), pixels)
 
 
 @pytest.mark.parametrize("codec", ["jpeg lossless sv1", "jpeg-ls", "rle", "htj2k", "jpeg 2000"])
-def test_lossless_signed(dicom: Make, codec: str) -> None:
+def test_lossless_signed(dicom, codec: str) -> None:
     values = (SMOOTH - 2000).astype(np.int16)
     data = packed(dicom, codec, values, PixelRepresentation=1)
     np.testing.assert_array_equal(stored(data), values)
@@ -138,7 +134,7 @@ def test_lossless_signed(dicom: Make, codec: str) -> None:
 @pytest.mark.parametrize(
     ("end", "encode"), [(".4.70", partial(jpeg, lossless=True, predictor=1)), (".4.90", jpeg_2000)]
 )
-def test_12_bits_signed_in_an_unsigned_codestream(dicom: Make, end: str, encode: Any) -> None:
+def test_12_bits_signed_in_an_unsigned_codestream(dicom, end: str, encode) -> None:
     values = SMOOTH - 2000
     words = (values & 0xFFF).astype(np.uint16)
     frames, signed = [encode(words, bitspersample=12)], {"PixelRepresentation": 1, "BitsStored": 12}
@@ -146,7 +142,7 @@ def test_12_bits_signed_in_an_unsigned_codestream(dicom: Make, end: str, encode:
     np.testing.assert_array_equal(stored(data), values)
 
 
-def test_baseline_jpeg_as_pillow_decodes_it(dicom: Make) -> None:
+def test_baseline_jpeg_as_pillow_decodes_it(dicom) -> None:
     frame = jpeg(BYTES, level=80)
     data = dicom(BYTES, syntax=f"{UID}.4.50", frames=[frame], BitsAllocated=8)
     np.testing.assert_array_equal(stored(data), np.asarray(Image.open(BytesIO(frame))))
@@ -162,7 +158,7 @@ def test_baseline_jpeg_as_pillow_decodes_it(dicom: Make) -> None:
     ],
     ids=["extended, 12 bits", "jpeg-ls", "jpeg 2000", "htj2k"],
 )
-def test_lossy(dicom: Make, end: str, frame: bytes, bound: int) -> None:
+def test_lossy(dicom, end: str, frame: bytes, bound: int) -> None:
     data = dicom(WORDS, syntax=UID + end, frames=[frame], BitsStored=12)
     assert 0 < np.abs(stored(data) - SMOOTH).max() <= bound
 
@@ -180,7 +176,7 @@ def test_stored_bits(dicom, words, attributes, values) -> None:
     np.testing.assert_array_equal(stored(data), [values])
 
 
-def test_8_bits_in_big_endian_words(dicom: Make) -> None:
+def test_8_bits_in_big_endian_words(dicom) -> None:
     data = dicom([[1, 2, 3]], syntax=f"{UID}.2", BitsAllocated=8, pixel_bytes=b"\2\1\0\3")
     data = data.replace(b"\x7f\xe0\0\x10OB", b"\x7f\xe0\0\x10OW")
     np.testing.assert_array_equal(stored(data), [[1, 2, 3]])
@@ -189,9 +185,9 @@ def test_8_bits_in_big_endian_words(dicom: Make) -> None:
 
 
 @pytest.mark.parametrize("codec", [None, "rle", "jpeg 2000"])
-def test_frames_are_chosen(dicom: Make, codec: str | None) -> None:
+def test_frames_are_chosen(dicom, codec: str | None) -> None:
     movie = np.stack([WORDS, WORDS[::-1], WORDS // 2])
-    more: dict[str, Any] = {"pixel_bytes": movie.tobytes()}
+    more: dict[str, object] = {"pixel_bytes": movie.tobytes()}
     if codec:
         syntax, encode = LOSSLESS[codec]
         more = {"syntax": syntax, "frames": [encode(frame) for frame in movie]}
@@ -207,7 +203,7 @@ def test_frames_are_chosen(dicom: Make, codec: str | None) -> None:
 
 @pytest.mark.parametrize("codec", ["jpeg 2000", "htj2k", "jpeg lossless", "jpeg-ls"])
 @pytest.mark.parametrize("signed", [0, 1])
-def test_the_codestream_knows_its_precision(codec: str, signed: int, dicom: Make) -> None:
+def test_the_codestream_knows_its_precision(codec: str, signed: int, dicom) -> None:
     """PS3.5 A.4: 12-bit values under a header that says 10."""
     values = WORDS.astype(np.int32) - (2000 if signed else 0)
     words = values.astype(np.int16).view(np.uint16)
@@ -215,13 +211,13 @@ def test_the_codestream_knows_its_precision(codec: str, signed: int, dicom: Make
     np.testing.assert_array_equal(stored(data), values)
 
 
-def test_zeros_above_a_signed_value_are_no_part_of_it(dicom: Make) -> None:
+def test_zeros_above_a_signed_value_are_no_part_of_it(dicom) -> None:
     words = np.array([[0x3FF, 1, 0x200]], np.uint16)  # ten bits of -1, 1, -512
     data = packed(dicom, "jpeg 2000", words, BitsStored=10, PixelRepresentation=1)
     assert stored(data).tolist() == [[-1, 1, -512]]
 
 
-def test_fragments_are_joined(dicom: Make) -> None:
+def test_fragments_are_joined(dicom) -> None:
     """By the offset table; without one, pydicom looks for the end mark of a codestream."""
     frames = [jpeg_2000(WORDS), jpeg_2000(WORDS[::-1])]
     syntax = f"{UID}.4.90"
@@ -238,7 +234,7 @@ def test_fragments_are_joined(dicom: Make) -> None:
     refused(data, "its 2 frames cannot be told apart, or are damaged", frame=1)
 
 
-def test_damaged_items(dicom: Make) -> None:
+def test_damaged_items(dicom) -> None:
     data = packed(dicom, "jpeg 2000", WORDS)
     np.testing.assert_array_equal(stored(data[:-8]), WORDS)  # only the delimiter is missing
     for cut in (9, 300):
@@ -250,9 +246,9 @@ def test_damaged_items(dicom: Make) -> None:
 
 @pytest.mark.parametrize("planar", [0, 1])
 @pytest.mark.parametrize("codec", [None, "rle"])
-def test_rgb_to_luma(dicom: Make, planar: int, codec: str | None) -> None:
+def test_rgb_to_luma(dicom, planar: int, codec: str | None) -> None:
     pixels = COLOUR.transpose(2, 0, 1) if planar else COLOUR
-    more: dict[str, Any] = {"pixel_bytes": pixels.tobytes()}
+    more: dict[str, object] = {"pixel_bytes": pixels.tobytes()}
     if codec:
         more = {"syntax": LOSSLESS[codec][0], "frames": [rle(COLOUR)]}
     data = colour(dicom, "RGB", PlanarConfiguration=planar, **more)
@@ -264,14 +260,14 @@ def test_rgb_to_luma(dicom: Make, planar: int, codec: str | None) -> None:
     refused(data, "its colour samples are signed", colour="luma")
 
 
-def test_ybr_is_luma_already(dicom: Make) -> None:
+def test_ybr_is_luma_already(dicom) -> None:
     pairs = np.concatenate([COLOUR[:, ::2, 0:1], COLOUR[:, 1::2, 0:1], COLOUR[:, ::2, 1:]], 2)
     for photometric, pixels in (("YBR_FULL", COLOUR), ("YBR_FULL_422", pairs)):
         data = colour(dicom, photometric, pixel_bytes=pixels.tobytes())
         np.testing.assert_allclose(luma(data), COLOUR[:, :, 0] / 255, atol=1e-6)
 
 
-def test_colour_jpeg_of_three_kinds(dicom: Make) -> None:
+def test_colour_jpeg_of_three_kinds(dicom) -> None:
     flat, expected = (np.repeat(np.repeat(x, 8, 0), 8, 1) for x in (COLOUR, LUMA))
     marked = jpeg(flat, level=100, colorspace="RGB", outcolorspace="RGB")  # an Adobe marker
     bare = marked.replace(marked[2:18], b"")
@@ -293,9 +289,9 @@ def test_other_colour_codecs(dicom, photometric, end, encode) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_palette(dicom: Make, bits: int) -> None:
+def test_palette(dicom, bits: int) -> None:
     palette = GENERATOR.integers(0, 1 << bits, (3, 4))
-    more: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    more: dict[str, object] = {"PhotometricInterpretation": "PALETTE COLOR"}
     for name, entries in zip(("Red", "Green", "Blue"), palette, strict=True):
         word = "u1" if bits == 8 else "<u2"
         more[f"{name}PaletteColorLookupTableDescriptor"] = [4, 2, bits]
@@ -307,7 +303,7 @@ def test_palette(dicom: Make, bits: int) -> None:
     refused(segmented, r"its palette is segmented\. Convert it to RGB", colour="luma")
 
 
-def test_the_syntax_must_be_known_and_fit_the_pixel_data(dicom: Make) -> None:
+def test_the_syntax_must_be_known_and_fit_the_pixel_data(dicom) -> None:
     plain, coded = dicom(WORDS), dicom(WORDS, syntax=f"{UID}.5", frames=[rle(WORDS)])
     native, run_length = f"{UID}.1\0".encode(), f"{UID}.5\0".encode()
     refused(plain.replace(native, run_length), "its pixel data is not encapsulated")
@@ -318,7 +314,7 @@ def test_the_syntax_must_be_known_and_fit_the_pixel_data(dicom: Make) -> None:
 
 
 @pytest.mark.parametrize("codec", ["jpeg lossless", "jpeg-ls", "jpeg 2000", "htj2k", "rle"])
-def test_codestream_of_another_size(dicom: Make, codec: str) -> None:
+def test_codestream_of_another_size(dicom, codec: str) -> None:
     refused(packed(dicom, codec, WORDS, Rows=25), "(40 x 24 x 1, .* 40 x 25|has 960 of)")
 
 
@@ -347,11 +343,11 @@ SEGMENTS = "<16I"
         (".5", rle(BYTES)[:64] + b"\x7f" * 9, r"RLE Lossless pixels are damaged \(ImcdError"),
     ],
 )
-def test_damaged_codestreams(dicom: Make, end: str, frame: bytes, match: str) -> None:
+def test_damaged_codestreams(dicom, end: str, frame: bytes, match: str) -> None:
     refused(dicom(BYTES, syntax=UID + end, frames=[frame], BitsAllocated=8), match)
 
 
-def test_jpeg_too_short_for_its_size(dicom: Make) -> None:
+def test_jpeg_too_short_for_its_size(dicom) -> None:
     frame = jpeg(BYTES)
     at = frame.index(b"\xff\xc0") + 5
     big = frame[:at] + struct.pack(">HH", 9000, 9000) + frame[at + 4 :]
@@ -359,7 +355,7 @@ def test_jpeg_too_short_for_its_size(dicom: Make) -> None:
     refused(dicom(BYTES, syntax=f"{UID}.4.50", frames=[big], **size), "bytes of JPEG are too few")
 
 
-def test_jpeg_ls_is_stopped_in_time(dicom: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jpeg_ls_is_stopped_in_time(dicom, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHILD_SECONDS", 0.01)
     with pytest.raises(InvalidImageError, match=r"stopped after 0\.01 s") as caught:
         read_dicom(packed(dicom, "jpeg-ls", WORDS))

@@ -2,9 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from xray_lightning.explain import saliency as randomisation
 from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_tests
 from xray_lightning.explain.sanity import Explain, Study, prepare
 
-StudyOf = Callable[[Explain], Study]
 BACKBONES = ["test_resnet", "test_vit", "test_convnext", "resnet18"]
 
 
@@ -113,21 +110,21 @@ def run(net: nn.Module, study: Study, networks: int = 8) -> randomisation.Random
     return randomisation.randomise(net, study, prepare(study.maps(net)), networks)
 
 
-def test_a_map_of_weights_passes(plane: nn.Module, study_of: StudyOf, evidence: Explain) -> None:
+def test_a_map_of_weights_passes(plane: nn.Module, study_of, evidence: Explain) -> None:
     found = run(plane, study_of(evidence))
     assert found.verdict == "passes"
     assert found.measures["spearman"].value == pytest.approx(0, abs=0.2)
     assert [stage.name for stage in found.stages] == ["head"]
 
 
-def test_the_image_fails(plane: nn.Module, study_of: StudyOf, pixels: Explain) -> None:
+def test_the_image_fails(plane: nn.Module, study_of, pixels: Explain) -> None:
     found = run(plane, study_of(pixels), 4)
     for measure in found.measures.values():
         assert measure.verdict == "fails"
         assert measure.value == measure.control.value == pytest.approx(1)
 
 
-def test_a_map_that_only_changes_its_sign_fails(plane: nn.Module, study_of: StudyOf) -> None:
+def test_a_map_that_only_changes_its_sign_fails(plane: nn.Module, study_of) -> None:
     """The image, or its negative: the network only chooses the sign."""
     turned = study_of(lambda net, images: (images[:, 0] - 0.75) * net.head.weight[0, 0].sign())
     measures = run(plane, turned).measures
@@ -135,18 +132,18 @@ def test_a_map_that_only_changes_its_sign_fails(plane: nn.Module, study_of: Stud
     assert measures["absolute"].verdict == "fails"
 
 
-def test_flat_maps_cannot_be_compared(plane: nn.Module, study_of: StudyOf) -> None:
+def test_flat_maps_cannot_be_compared(plane: nn.Module, study_of) -> None:
     found = run(plane, study_of(lambda net, images: torch.zeros_like(images[:, 0])), 4)
     assert found.verdict == "not run"
     assert found.reason == "the maps are flat, too small or not finite for every image"
     assert {each.verdict for each in found.measures.values()} == {"not run"}
 
 
-def test_cascade_keeps_what_lies_below(images: Tensor, study_of: StudyOf, network) -> None:
+def test_cascade_keeps_what_lies_below(images: Tensor, study_of, network) -> None:
     """After each step the maps are those of a network whose lower stages are the trained ones."""
     net, seen = network().train(), []
 
-    def watched(given: Any, batch: Tensor) -> Tensor:
+    def watched(given, batch: Tensor) -> Tensor:
         seen.append({name: value.clone() for name, value in given.state_dict().items()})
         assert not any(module.training for module in given.modules())
         return class_map(given, batch, 1)
@@ -171,7 +168,7 @@ def test_cascade_keeps_what_lies_below(images: Tensor, study_of: StudyOf, networ
     assert all(torch.equal(value, trained[name]) for name, value in net.state_dict().items())
 
 
-def test_numbers_against_scipy(images: Tensor, study_of: StudyOf, network) -> None:
+def test_numbers_against_scipy(images: Tensor, study_of, network) -> None:
     net = network()
     study = study_of(partial(class_map, label=1))
     study.images = torch.nn.functional.interpolate(images, (64, 64))
@@ -199,7 +196,7 @@ def test_numbers_against_scipy(images: Tensor, study_of: StudyOf, network) -> No
     assert spearman.control.value == pytest.approx(np.mean(pairs))
 
 
-def test_too_few_networks(plane: nn.Module, study_of: StudyOf, evidence: Explain) -> None:
+def test_too_few_networks(plane: nn.Module, study_of, evidence: Explain) -> None:
     with pytest.raises(ConfigError, match=r"networks .* 4, got 3"):
         run(plane, study_of(evidence), 3)
 
@@ -250,7 +247,7 @@ def test_with_other_networks(plane, other_plane, images, evidence) -> None:
 def test_nothing_is_left_behind(large: Tensor, mode: bool, network) -> None:
     """Weights, statistics, modes, hooks, gradients and random states are as before."""
 
-    def careless(net: Any, batch: Tensor) -> Tensor:
+    def careless(net, batch: Tensor) -> Tensor:
         for module in net.modules():
             module.register_forward_hook(lambda *_: None)
         net.train()
@@ -301,7 +298,7 @@ def test_batches_do_not_matter_without_batch_norms(large: Tensor, network) -> No
 def test_passes_are_as_many_as_announced(large: Tensor, backbone: str, network) -> None:
     seen, said = [0], []
 
-    def counted(net: Any, batch: Tensor) -> Tensor:
+    def counted(net, batch: Tensor) -> Tensor:
         seen[0] += len(batch)
         return class_map(net, batch, 1)
 

@@ -1,7 +1,6 @@
 """Rules at their edges, measures against SciPy and scikit-image, curves against loops."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -143,9 +142,6 @@ def test_verdicts_together(verdicts: list[str], wanted: str) -> None:
     assert sanity.combine_verdicts(verdicts) == wanted
 
 
-StudyOf = Callable[[Explain], Study]
-
-
 def pair(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     first = rng.normal(size=(3, *shape))
     return first, first + rng.normal(size=(3, *shape))
@@ -232,7 +228,7 @@ def test_a_map_that_moves_along_is_stable(plane, study_of, pixels) -> None:
         sanity.compare_shifted(plane, study, np.zeros((24, 9, 9)))
 
 
-def test_a_map_that_stays_is_not(plane: nn.Module, study_of: StudyOf) -> None:
+def test_a_map_that_stays_is_not(plane: nn.Module, study_of) -> None:
     """Each batch gets its maps by position in the sequence, whatever it shows: a lookup."""
     numbers = iter(range(10**6))
 
@@ -250,7 +246,7 @@ STEPS = 8
 
 
 @pytest.fixture
-def study(study_of: StudyOf, evidence: Explain) -> Study:
+def study(study_of, evidence: Explain) -> Study:
     """The region that the network looks at is bright; a blur takes its light away."""
     made = study_of(evidence)
     made.images = made.images * 0.2

@@ -2,11 +2,9 @@
 
 import copy
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,22 +18,20 @@ from toy import toy_net
 import xray_lightning as xl
 from xray_lightning.training.callbacks.weights import draw_films
 
-Fit = Callable[..., tuple[xl.XrayTask, Path]]
-
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_only_the_head_learns_then_everything(accumulate: int, fit: Fit) -> None:
+def test_only_the_head_learns_then_everything(accumulate: int, fit) -> None:
     states: list[dict[str, torch.Tensor]] = []  # before the first epoch and after each
     modes: list[set[bool]] = []  # of the norms, at each batch
 
-    def note_state(trainer: pl.Trainer, task: Any) -> None:
+    def note_state(trainer: pl.Trainer, task) -> None:
         states.append(copy.deepcopy(task.net.state_dict()))
 
-    def note_modes(trainer: pl.Trainer, task: Any, *_: Any) -> None:
+    def note_modes(trainer: pl.Trainer, task, *_) -> None:
         norms = [each for each in task.net.modules() if isinstance(each, torch.nn.BatchNorm2d)]
         modes.append({norm.training for norm in norms})
         assert len(norms) > 3
@@ -57,7 +53,7 @@ def by_hand(*, wrapped: bool) -> tuple[list[dict[str, torch.Tensor]], int]:
     task = xl.XrayTask(toy_net(("a", "b"))).train()
     freeze = xl.FreezeBackbone(epochs=2)
     optimizer = SGD(task.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-    trainer: Any = SimpleNamespace(current_epoch=0, model=object() if wrapped else task)
+    trainer = SimpleNamespace(current_epoch=0, model=object() if wrapped else task)
     states, always = [], 0
     for epoch in range(3):
         trainer.current_epoch = epoch
@@ -93,7 +89,7 @@ NOTHING = "of max_epochs=3: the backbone will learn nothing"
 )
 def test_what_is_not_worth_freezing(epochs, loaded, warning, caplog) -> None:
     net = SimpleNamespace(backbone=None, load_report=loaded)
-    trainer: Any = SimpleNamespace(max_epochs=3)
+    trainer = SimpleNamespace(max_epochs=3)
     xl.FreezeBackbone(epochs=epochs).on_fit_start(trainer, SimpleNamespace(net=net))
     assert len(caplog.messages) == bool(warning)
     assert not warning or caplog.messages[0].startswith(f"freeze_epochs={epochs} {warning}")
@@ -139,7 +135,7 @@ def test_distributed_data_parallel(devices: int, tmp_path: Path) -> None:
     assert run_alone(command).stdout.count(f"as expected {devices}") == devices
 
 
-def test_it_is_stored(fit: Fit, data: xl.XrayDataModule) -> None:
+def test_it_is_stored(fit, data: xl.XrayDataModule) -> None:
     """With it the weights and torch's random state are those of a run without."""
     records = data.subset_records("train")
     runs = [fit(*callbacks, name=str(len(callbacks)))[1] for callbacks in ([], [xl.FitGate(0.1)])]
@@ -154,7 +150,7 @@ def test_it_is_stored(fit: Fit, data: xl.XrayDataModule) -> None:
     fit(xl.FitGate(0.1), name="1", resume=runs[1] / "last.ckpt")  # a gate does not stop a resume
 
 
-def test_random_state_stays_and_other_networks_have_none(data: xl.XrayDataModule, fit: Fit) -> None:
+def test_random_state_stays_and_other_networks_have_none(data: xl.XrayDataModule, fit) -> None:
     task, folder = fit()
     before = torch.get_rng_state()
     xl.FitGate().store([folder / "last.ckpt"], task, data)

@@ -6,11 +6,9 @@ Each also after a stop, a move and a resume.
 import logging
 import math
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,8 +24,6 @@ import xray_lightning as xl
 from xray_lightning.training.callbacks import epochs
 from xray_lightning.training.callbacks.weights import RunCheckpoint
 
-Fit = Callable[..., tuple[xl.XrayTask, Path]]
-
 
 class Record(pl.Callback):
     """The network before the first step and after each one, in float64."""
@@ -35,20 +31,20 @@ class Record(pl.Callback):
     def __init__(self) -> None:
         self.states: list[dict[str, np.ndarray]] = []
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module) -> None:
         self.on_train_batch_end(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *rest: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module, *rest) -> None:
         if trainer.global_step == len(self.states):  # after a step, not after each batch
             state = pl_module.net.state_dict()
             self.states.append({name: tensor.double().numpy() for name, tensor in state.items()})
 
 
-def raw(path: Path) -> dict[str, Any]:
+def raw(path: Path) -> dict[str, object]:
     return dict(torch.load(path, weights_only=True))
 
 
-def same(ours: Any, theirs: Any) -> None:
+def same(ours, theirs) -> None:
     """Equal to the bit."""
     if isinstance(ours, dict):
         assert ours.keys() == theirs.keys()
@@ -62,7 +58,7 @@ def same(ours: Any, theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_formula(accumulate: int, fit: Fit) -> None:
+def test_the_formula(accumulate: int, fit) -> None:
     record = Record()
     task, folder = fit(record, xl.EMA(decay=0.6), accumulate_grad_batches=accumulate)
     expected = dict(record.states[0])
@@ -83,7 +79,7 @@ def test_the_formula(accumulate: int, fit: Fit) -> None:
     assert np.abs(weights - expected["head.classifier.weight"]).max() > 1e-3
 
 
-def test_the_average_is_judged_and_kept(fit: Fit, data: xl.XrayDataModule) -> None:
+def test_the_average_is_judged_and_kept(fit, data: xl.XrayDataModule) -> None:
     _, folder = fit(xl.EMA(decay=0.9))
     table = pd.read_csv(folder / "metrics.csv")
     for name in ("weights", "last"):
@@ -94,7 +90,7 @@ def test_the_average_is_judged_and_kept(fit: Fit, data: xl.XrayDataModule) -> No
     assert "ema" not in raw(folder / "weights.ckpt")
 
 
-def test_training_goes_on_as_without(fit: Fit) -> None:
+def test_training_goes_on_as_without(fit) -> None:
     _, plain = fit(name="plain")
     _, averaged = fit(xl.EMA(decay=0.9), name="averaged")
     ours, theirs = raw(averaged / "last.ckpt"), raw(plain / "last.ckpt")
@@ -108,7 +104,7 @@ def test_training_goes_on_as_without(fit: Fit) -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2])
 @pytest.mark.parametrize("change", [partial(xl.EMA, decay=0.9), partial(xl.FreezeBackbone, 2)])
-def test_resumed_equals_uninterrupted(epochs: int, change: Any, fit: Fit) -> None:
+def test_resumed_equals_uninterrupted(epochs: int, change, fit) -> None:
     """Of frozen epochs in the middle, and where they end."""
     _, whole = fit(change(), name="whole")
     _, begun = fit(change(), name="begun", stop=epochs)
@@ -123,7 +119,7 @@ def test_resumed_equals_uninterrupted(epochs: int, change: Any, fit: Fit) -> Non
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_weights_saved_within_an_epoch_are_the_average(fit: Fit, tmp_path: Path) -> None:
+def test_weights_saved_within_an_epoch_are_the_average(fit, tmp_path: Path) -> None:
     record = Record()
     keep = ModelCheckpoint(
         tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1, save_weights_only=True
@@ -158,7 +154,7 @@ def test_rows_become_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_images_of_all_processes_count_and_only_the_first_logs(first, tmp_path, caplog) -> None:
     metrics = epochs.MetricsFile(tmp_path / "metrics.csv", "val/brier")
-    fake: Any = SimpleNamespace(world_size=3, current_epoch=4, max_epochs=9, global_step=15)
+    fake = SimpleNamespace(world_size=3, current_epoch=4, max_epochs=9, global_step=15)
     groups = [{"lr": 0.25, "lr_scale": 0.5}, {"lr": 7.0}]
     fake.optimizers, fake.is_global_zero = [SimpleNamespace(param_groups=groups)], first
     fake.callback_metrics = {"val/auroc": torch.tensor(0.75), "val/brier": torch.tensor(0.25)}
@@ -175,7 +171,7 @@ def test_images_of_all_processes_count_and_only_the_first_logs(first, tmp_path, 
     assert (row["epoch"], row["step"], row["lr"], row["val/auroc"]) == (4, 15, 0.5, 0.75)
 
 
-def test_a_row_for_each_epoch(fit: Fit, data: xl.XrayDataModule) -> None:
+def test_a_row_for_each_epoch(fit, data: xl.XrayDataModule) -> None:
     task, folder = fit()
     table = pd.read_csv(folder / "metrics.csv")
     assert table["epoch"].tolist() == [0, 1, 2]
@@ -189,7 +185,7 @@ def test_a_row_for_each_epoch(fit: Fit, data: xl.XrayDataModule) -> None:
     assert [f"val/auroc/{label}" in table for label in data.labels] == [True] * 14
 
 
-def test_batches_that_share_a_step_all_count(fit: Fit) -> None:
+def test_batches_that_share_a_step_all_count(fit) -> None:
     runs = [fit(name=str(n), stop=1, accumulate_grad_batches=n)[1] for n in (1, 2)]
     tables = [pd.read_csv(run / "metrics.csv") for run in runs]
     columns = ("images_seen", "step", "lr")
@@ -220,7 +216,7 @@ def test_line() -> None:
 
 def drawn(seed: int, epoch: int, before: int = 0, rank: int = 0) -> torch.Tensor:
     torch.rand(before)  # whatever was drawn before
-    trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+    trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
     epochs.EpochSeed(seed).on_train_epoch_start(trainer, trainer)
     return torch.rand(5)
 
