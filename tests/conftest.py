@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is imported
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each of the two test processes
@@ -102,7 +101,7 @@ def make_dicom(
     frames: list[bytes] | None = None,
     without: tuple[str, ...] = (),
     pixel_bytes: bytes | None = None,
-    **attributes: Any,
+    **attributes: object,
 ) -> bytes:
     """A MONOCHROME2 file of (H, W) values, 16 bits; attributes overwrite or add.
 

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -171,7 +170,7 @@ def test_settings_are_refused_before_training(override: str, message: str) -> No
 def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
     data = data_from(compose_settings(["data.patients=60"]))
 
-    def of(config: Settings) -> list[Any]:
+    def of(config: Settings) -> list[object]:
         return run_callbacks(config, tmp_path, nn.Identity(), data)
 
     plain = compose_settings([])

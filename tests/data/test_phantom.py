@@ -10,16 +10,11 @@ from sklearn.metrics import roc_auc_score
 from toy import listed_patients
 
 from xray_lightning import ConfigError, Phantom, Record, Source
-from xray_lightning.data.phantom import film
+from xray_lightning.data.phantom import film, patients
 from xray_lightning.data.phantom.anatomy import build_chest
 from xray_lightning.data.phantom.film import Canvas, blur
 from xray_lightning.data.phantom.findings import draw_components, draw_mask
-from xray_lightning.data.phantom.patients import (
-    Visit,
-    draw_complaint,
-    draw_history,
-    is_test_patient,
-)
+from xray_lightning.data.phantom.patients import Visit, draw_history, is_test_patient
 from xray_lightning.data.phantom.source import MARKER_SIDE, render
 from xray_lightning.data.source import readable_records
 from xray_lightning.records import CHEST_XRAY14, encode, patient_ids
@@ -151,7 +146,7 @@ def test_patients_keep_their_anatomy() -> None:
 def test_every_finding_is_the_complaint_of_one_patient_per_ward() -> None:
     for seed in range(3):
         for ward in range(3):
-            complaints = [draw_complaint(seed, 28 * ward + bed) for bed in range(28)]
+            complaints = [patients.draw_complaint(seed, 28 * ward + bed) for bed in range(28)]
             assert sorted(filter(None, complaints)) == sorted(CHEST_XRAY14)
 
 

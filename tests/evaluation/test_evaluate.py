@@ -21,12 +21,7 @@ from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
 from xray_lightning.evaluation.published import read_published
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.calibration import shift_prior
-from xray_lightning.metrics.decisions import (
-    ALL_LABELS,
-    SENSITIVITIES,
-    fit_set,
-    measure_selection,
-)
+from xray_lightning.metrics.decisions import ALL_LABELS, SENSITIVITIES, fit_set, measure_selection
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import Record, target_matrix
 from xray_lightning.report.evaluation_table import evaluation_lines, published_lines

@@ -3,7 +3,6 @@
 import math
 import re
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +114,7 @@ def test_layer_decay_of_unknown_layers(facts: dict[str, str]) -> None:
         parameter_groups(net, layer_decay=0.5)
 
 
-def each(groups, *keys: str) -> dict[int, list[Any]]:
+def each(groups, *keys: str) -> dict[int, list[object]]:
     """Some settings of each parameter, by its identity."""
     return {id(p): [group[key] for key in keys] for group in groups for p in group["params"]}
 
@@ -139,7 +138,7 @@ def optimizer_of(lr: float = 1.0) -> SGD:
         ),
     ],
 )
-def test_equals_torch(schedule: Schedule, theirs: Any) -> None:
+def test_equals_torch(schedule: Schedule, theirs) -> None:
     """Over 100 epochs of 5 steps, at each of them."""
     schedule.start(500, 5)
     scheduler = theirs(optimizer := optimizer_of())
@@ -230,7 +229,7 @@ def test_state_survives_a_checkpoint(kind, settings, tmp_path) -> None:
 
 
 NAN, COUNTS = math.nan, torch.ones(2, 3)
-WRONG: dict[tuple[Any, str], tuple[Any, ...]] = {  # values of a setting
+WRONG: dict[tuple[object, str], tuple[object, ...]] = {  # values of a setting
     (Cosine, "warmup_epochs"): (-1, NAN),
     (Cosine, "floor"): (-0.1, 1.5),
     (Plateau, "factor"): (0.0,),
@@ -256,7 +255,7 @@ WRONG: dict[tuple[Any, str], tuple[Any, ...]] = {  # values of a setting
 
 
 @pytest.mark.parametrize(("make", "name", "value"), [(*k, x) for k in WRONG for x in WRONG[k]])
-def test_settings_of_schedules_callbacks_and_losses(make: Any, name: str, value: Any) -> None:
+def test_settings_of_schedules_callbacks_and_losses(make, name: str, value) -> None:
     match = rf"(schedule\.|loss\.|gate: |freeze_|ema_){name} must be .*, got "
     with pytest.raises(ConfigError, match=f"^{match}{re.escape(repr(value))}"):
         make(**{name: value})

@@ -18,13 +18,7 @@ from running import kill, start
 
 from xray_lightning.errors import ConfigError, XrayError
 from xray_lightning.training import study as module
-from xray_lightning.training.study import (
-    describe,
-    draw_slices,
-    measure_effects,
-    open_study,
-    run_study,
-)
+from xray_lightning.training.study import describe, measure_effects, open_study, run_study
 
 SCRIPT = """
 import json, sys, time
@@ -186,7 +180,7 @@ def test_slices_are_drawn(settings: int, tmp_path: Path) -> None:
     for _ in range(3):
         trial = study.ask()
         study.tell(trial, sum(trial.suggest_float(f"{n}", 0, 1) for n in range(settings)))
-    draw_slices(study, "val/loss", tmp_path / "study.png")
+    module.draw_slices(study, "val/loss", tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 5000
 
 

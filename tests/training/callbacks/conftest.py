@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -28,7 +27,7 @@ def fit(data: XrayDataModule, tmp_path: Path) -> Fit:
         name: str = "run",
         stop: int = 3,
         resume: Path | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> tuple[XrayTask, Path]:
         net = toy_net(data.labels)
         optimizer = partial(AdamW, lr=3e-3, weight_decay=0.5)
@@ -36,7 +35,7 @@ def fit(data: XrayDataModule, tmp_path: Path) -> Fit:
         task.description = Description(net.config, dict(data.preprocessing), {})
         folder = tmp_path / name
 
-        def stop_early(trainer: pl.Trainer, _: Any) -> None:  # of three epochs, as a kill would
+        def stop_early(trainer: pl.Trainer, _) -> None:  # of three epochs, as a kill would
             trainer.should_stop = trainer.current_epoch + 1 >= stop
 
         early = LambdaCallback(on_train_epoch_end=stop_early)
