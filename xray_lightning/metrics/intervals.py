@@ -142,7 +142,7 @@ class Spread:
     @classmethod
     def left_out(cls, values: Floats, effective: float) -> "Spread":
         """From a figure with each patient left out once, (P,): the jackknife."""
-        if np.isnan(values).any() or not np.ptp(values) > ROUNDING or not effective > 1:
+        if not effective > 1 or np.isnan(values).any() or not np.ptp(values) > ROUNDING:
             return cls(float("nan"), float("nan"))
         return cls(float(np.sqrt((len(values) - 1) * values.var())), effective - 1)
 
