@@ -109,6 +109,8 @@ from xray_lightning.evaluation.predictions import read_predictions as read_predi
 from xray_lightning.evaluation.predictions import write_predictions as write_predictions
 from xray_lightning.evaluation.probe import BackboneProbe as BackboneProbe
 from xray_lightning.evaluation.probe import probe_backbone as probe_backbone
+from xray_lightning.evaluation.readers import ReaderStudy as ReaderStudy
+from xray_lightning.evaluation.readers import measure_readers as measure_readers
 from xray_lightning.evaluation.scores import read_scores as read_scores
 from xray_lightning.evaluation.sweep import CrossValidation as CrossValidation
 from xray_lightning.evaluation.sweep import SweepComparison as SweepComparison
@@ -133,6 +135,9 @@ from xray_lightning.metrics.decisions import share_among_neighbours as share_amo
 from xray_lightning.metrics.intervals import Estimate as Estimate
 from xray_lightning.metrics.operating_points import OperatingPoint as OperatingPoint
 from xray_lightning.metrics.operating_points import OperatingPoints as OperatingPoints
+from xray_lightning.metrics.readers import compare_modalities as compare_modalities
+from xray_lightning.metrics.readers import measure_agreement as measure_agreement
+from xray_lightning.metrics.readers import measure_modalities as measure_modalities
 from xray_lightning.models.cbam import CBAM as CBAM
 from xray_lightning.models.network import XrayNet as XrayNet
 from xray_lightning.records import Box as Box

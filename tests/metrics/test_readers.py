@@ -47,12 +47,12 @@ def test_covariances_leave_patients_out() -> None:
     ratings = np.round(truth + rng.normal(size=(2, 3, 80)) + rng.normal(size=80), 1)
     aurocs, covariance, _ = metrics.measure_modalities(ratings, truth, patients)
     kept = [patients != patient for patient in (-1, *np.unique(patients))]  # all, then all but one
-    rows = np.concatenate(ratings)  # (6, 80)
+    rows = np.concatenate(ratings)
     values = np.array([[roc_auc_score(truth[k], row[k]) for row in rows] for k in kept])
     assert aurocs.ravel() == pytest.approx(values[0])
     assert covariance.reshape(6, 6) == pytest.approx(np.cov(values[1:].T, ddof=0) * (len(kept) - 2))
-    nothing = metrics.measure_modalities(ratings * NAN, truth, patients)
-    assert np.isnan(metrics.compare_modalities(*nothing).p_value)
+    nothing = metrics.compare_modalities(*metrics.measure_modalities(ratings * NAN, truth, truth))
+    assert np.isnan(nothing.p_value)
 
 
 def test_agreement() -> None:

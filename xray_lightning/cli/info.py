@@ -74,8 +74,7 @@ def list_choices(what: str) -> dict[str, str]:
         from xray_lightning.models.heads import HEADS
 
         return {name: first_sentence(str(head.__doc__)) for name, head in HEADS.items()}
-    text = (Path(__file__).with_name("choices.yaml")).read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text)[what])
+    return dict(yaml.safe_load(Path(__file__).with_name("choices.yaml").read_bytes())[what])
 
 
 def read_comment(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""``xray score`` and ``compare``: anybody's tables of scores, judged without torch."""
+"""``xray score``, ``compare`` and ``readers``: anybody's tables, judged without torch."""
 
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.compare import ACTED_ON, NEEDED, compare, score_truths
 from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
 from xray_lightning.evaluation.priors import require_prior
+from xray_lightning.evaluation.readers import measure_readers
 from xray_lightning.evaluation.scores import ScoreTable, find_scored_labels
 from xray_lightning.metrics.decisions import PREVALENCES, THRESHOLDS, read_shares
 from xray_lightning.records import take_records, target_matrix
 from xray_lightning.report.evaluation_table import scored_lines
-from xray_lightning.report.terminal import comparison_lines, truth_lines
+from xray_lightning.report.terminal import comparison_lines, reader_lines, truth_lines
 from xray_lightning.writing import write_rows
 
 OWN = DEFAULTS["score"]
@@ -32,8 +33,8 @@ def score(request: Request) -> None:
             f"points={points!r}: operating points are chosen on one of {', '.join(SUBSETS)}, and "
             "subset= names another one to apply them to"
         )
-    prior = require_prior(read_value("prior", own["prior"]))
-    shares: Own = {k: read_shares(key, own[key], usual) for k, (key, usual) in SHARES.items()}
+    how: Own = {k: read_shares(key, own[key], usual) for k, (key, usual) in SHARES.items()}
+    how["prior"] = require_prior(read_value("prior", own["prior"]))
     config = compose_settings(values, OWN)
     source: Source = make(config.data)
     split = split_source(source, make(config.split), source.records) if own["subset"] else None
@@ -45,21 +46,14 @@ def score(request: Request) -> None:
         source = select_labels(source, choose_labels(read_labels(own["labels"]), *known))
     scores = ScoreTable(table, source, source.labels, split, allow_missing=own["allow_missing"])
     records, predictions, note = scores.take(own["subset"])
-    fit = scores.take(points)[1::-1] if points else None
-    how = {"subset": points, **point_settings(config)}
-    path = request.keep("score.json")
-    train = take_records(source.records, split.subsets["train"]) if split else None
-    evaluation = evaluate(
-        predictions,
-        records,
-        scores.origin(own["subset"]),
-        operating_points=fit_operating_points(*fit, **how) if fit else None,
-        prior=prior,
-        seed=own["bootstrap_seed"],
-        learned=None if train is None else target_matrix(train),
-        **shares,
-        **{key: own[key] for key in ("draws", "subgroups", "doubts")},
-    )
+    path, fit = request.keep("score.json"), {"subset": points, **point_settings(config)}
+    if points:
+        how["operating_points"] = fit_operating_points(*scores.take(points)[1::-1], **fit)
+    if split:
+        how["learned"] = target_matrix(take_records(source.records, split.subsets["train"]))
+    how |= {key: own[key] for key in ("draws", "subgroups", "doubts")}
+    origin, how["seed"] = scores.origin(own["subset"]), own["bootstrap_seed"]
+    evaluation = evaluate(predictions, records, origin, **how)
     write_rows(request.keep("doubts.csv"), evaluation.doubts)
     place = "" if split is None else f", split {split.name} [{split.fingerprint}], {own['subset']}"
     lines = scored_lines(evaluation, f"{table} on {source.title}{place}", (*source.notes, note))
@@ -89,3 +83,10 @@ def compare_models(request: Request) -> None:
     own["thresholds"] = read_shares("thresholds", own["thresholds"], ACTED_ON)
     path, comparison = request.keep("compare.json"), compare(*request.files, **own)
     request.present(comparison.to_json(), *comparison_lines(comparison, *request.files), path=path)
+
+
+def compare_readers(request: Request) -> None:
+    """Do readers agree, does a model read as they do? Or is one of two modalities read better?"""
+    own, path = request.read(**DEFAULTS["readers"]), request.keep("readers.json")
+    study = measure_readers(request.files[0], **own | {"labels": read_labels(own["labels"])})
+    request.present(study.to_json(), *reader_lines(study), path=path)

@@ -17,6 +17,7 @@ from xray_lightning.wording import interval_text, open_templates
 if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.data.summary import DataSummary, LabelTable
     from xray_lightning.evaluation.compare import Comparison, ExpertTruth
+    from xray_lightning.evaluation.readers import ReaderStudy
     from xray_lightning.evaluation.sweep import CrossValidation, SweepComparison
 
 WIDE = 160  # characters of a line in a file or a pipe
@@ -127,6 +128,12 @@ def truth_lines(truths: "ExpertTruth", title: str) -> list[Table | str]:
     """The same scores against readers and against the text miner, and a sentence a row."""
     tables = tabulate("truths", truths.rows, title), tabulate("truth_images", truths.rows)
     return [*tables, *say("truths", truths)]
+
+
+def reader_lines(study: "ReaderStudy") -> list[Table | str]:
+    """Agreement of readers, and each of them and a model against a truth; or two modalities."""
+    subjects = ["reader_tests"] if study.tests else ["agreement", "readers"]
+    return [*(tabulate(subject, study) for subject in subjects), *say("readers", study)]
 
 
 def sweep_lines(comparison: "SweepComparison", *, all_tests: bool = False) -> list[Table | str]:
