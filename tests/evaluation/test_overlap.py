@@ -147,7 +147,6 @@ def test_nih_films_under_other_names(name, nih, description, tmp_path, write_dic
     description.split["subsets"] = dict.fromkeys(("train", "val", "test"), "f00d")
     _, note = choose_test_images(description, data, "exclude", lambda: nih)
     assert f"compared by pixels with its own data, {len(wanted)} that show patients" in note
-
     refuse = Mock(side_effect=DataError("the split was [a], it is [b]"))
     for find, reason in ((refuse, r"not at hand: the split was"), (lambda: None, r"not at hand\.")):
         with pytest.raises(ConfigError, match=rf"{reason}.*overlap=exclude compares") as caught:

@@ -273,7 +273,6 @@ def test_an_estimate_that_known_targets_refute_is_not_applied(points: xl.Operati
     assert "NOT applied for 1 of 2 labels" in head
     assert f"Mass: prevalence {tests['Mass'].estimate:.3f} (known: 0.1" in line
     assert f"Brier {tests['Mass'].brier:.3f} to {tests['Mass'].corrected:.3f}" in line
-
     forced, tests = correct_priors("force_estimate", moved, points)
     assert forced == correct_priors("force_estimate", moved, points)[0]
     assert "applied all the same for 1 of 2" in say("refuted_priors", tests)[0]

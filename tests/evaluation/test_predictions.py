@@ -51,8 +51,7 @@ def test_ids_stay_text(name: str, tmp_path) -> None:
 
 
 def test_an_unknown_target_is_an_empty_cell(tmp_path) -> None:
-    targets = np.array([[1, math.nan]], np.float32)
-    scores = np.array([[0.25, 0.1]], np.float32)
+    targets, scores = np.float32([[1, math.nan]]), np.float32([[0.25, 0.1]])
     write_predictions(Predictions(("a", "b"), ("x",), ("p",), targets, scores), tmp_path / "p.csv")
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert lines == ["image,patient,target_a,target_b,score_a,score_b", "x,p,1,,0.25,0.100000001"]
@@ -118,10 +117,9 @@ def test_a_table_of_other_figures(tmp_path) -> None:
 def test_some_labels() -> None:
     whole = predictions(5)
     subset = whole.keep(["Hernia", "Mass"])
-    assert subset.labels == ("Hernia", "Mass")
-    np.testing.assert_array_equal(subset.scores, whole.scores[:, [2, 0]])
-    np.testing.assert_array_equal(subset.targets, whole.targets[:, [2, 0]])
-    assert subset.image_ids == whole.image_ids
+    assert (subset.labels, subset.image_ids) == (("Hernia", "Mass"), whole.image_ids)
+    for name in ("scores", "targets"):
+        np.testing.assert_array_equal(getattr(subset, name), getattr(whole, name)[:, [2, 0]])
 
 
 def test_scores_that_are_no_numbers() -> None:

@@ -54,7 +54,6 @@ def test_both_probes_by_hand(data: xl.XrayDataModule, net: xl.XrayNet) -> None:
     assert found.images == {subset: len(films) for subset, films in sets.items()}
     assert (found.features, found.weights, found.compared) == (512, "random weights", 3)
     assert "not chosen: no label has both" in " ".join(say("probe", replace(found, compared=0), 20))
-
     linear = {c: LogisticRegression(C=c) for c in probe.PENALTIES}
     beside = {k: KNeighborsClassifier(k, metric="cosine") for k in probe.NEIGHBOURS[:2]}
     both = (found.linear, found.penalty, linear), (found.nearest, found.neighbours, beside)

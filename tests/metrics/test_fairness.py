@@ -80,7 +80,6 @@ def test_figures_equal_scikit_learn_and_p_values_the_left_out_patients() -> None
     mean = find(rows, "F", MEAN)
     assert mean.auroc == pytest.approx(here), "the other label has too few"
     assert find(rows, "M", "Mass").difference == pytest.approx(rest - here)
-
     codes = np.arange(600) // 2
     sides = ([side & (codes != patient) for patient in range(300)] for side in (women, ~women))
     aurocs = [[roc_auc_score(targets[x, 0], scores[x, 0]) for x in rows] for rows in sides]

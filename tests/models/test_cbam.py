@@ -80,7 +80,6 @@ def test_pretrained_weights_and_with_open_gates_the_logits_stay(name: str, pair)
     assert list(net.backbone.state_dict()) == list(plain.backbone.state_dict())
     for key, value in theirs.items():  # the head's too: blocks are drawn last
         assert torch.equal(ours[key], value), key
-
     with net.open_gates():
         assert torch.equal(net(IMAGES), plain(IMAGES))
     closed, features = net.forward_features(IMAGES), plain.forward_features(IMAGES)
