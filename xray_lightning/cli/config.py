@@ -40,9 +40,12 @@ SEARCH = "hydra.searchpath="
 KEPT = "${run_dir}"  # the one interpolation that config.yaml keeps
 BEST_OF = f"{OWN}metrics.estimates.best_of"  # SciPy loads where it is asked
 
-# Known from here on, in a launcher's own process too: ${run_folder:...} and ${best_of:...}
-OmegaConf.register_new_resolver("run_folder", name_run, replace=True)
-OmegaConf.register_new_resolver("best_of", lambda name: get_object(BEST_OF)(name), replace=True)
+RESOLVERS = {  # known from here on, in a launcher's own process too: ${run_folder:...}
+    **{"run_folder": name_run, "best_of": lambda name: get_object(BEST_OF)(name)},
+    "warm_up": lambda weights, epochs: epochs / 3 if weights == "none" and epochs else 1.0,
+}
+for name, function in RESOLVERS.items():
+    OmegaConf.register_new_resolver(name, function, replace=True)
 
 
 def in_sweep() -> bool:

@@ -25,7 +25,7 @@ from xray_lightning.report.finish import draw_data, finish_run, finished_lines
 from xray_lightning.report.gallery import Panel
 from xray_lightning.report.terminal import show
 from xray_lightning.training.run import require_same_split, train
-from xray_lightning.wording import number
+from xray_lightning.wording import fault, number
 from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)
@@ -99,10 +99,7 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[Settings, Checkpoin
     own, changes = take_own(plain, {"resume": "", "trust": False})
     for change in changes:
         if not change.startswith(("trainer.", *(f"{key}=" for key in MOVABLE))):
-            raise ConfigError(
-                f"{change}: a resumed run keeps its settings; only trainer.* (max_epochs for more "
-                f"epochs) and {', '.join(MOVABLE)} may change"
-            )
+            raise ConfigError(fault("resumed", change, MOVABLE))
     merged = configs.change_settings(configs.read_config(run, trust=own["trust"]), changes)
     if checkpoint is None and processes.first_process():  # the others find what this one writes
         for name in LEFTOVERS:  # what a new start would add to instead of replacing it
@@ -170,8 +167,4 @@ def fit(
 def require_own_processes(trainer: pl.Trainer) -> None:
     """Never start processes that would each run the whole sweep."""
     if configs.in_sweep() and trainer.world_size > 1 and not processes.started_outside():
-        raise ConfigError(
-            f"a sweep (-m) cannot start {trainer.world_size} processes for each run: set "
-            "trainer.devices=1, run them one by one, or let Slurm start them "
-            "(hydra/launcher=submitit_slurm)"
-        )
+        raise ConfigError(fault("sweep_processes", trainer.world_size))
