@@ -244,7 +244,8 @@ class FitGate(pl.Callback):
         settings: Json = {"false_alarms": self.false_alarms, "youngest": youngest, "views": views}
         for path in paths:
             loaded = load_checkpoint(path, trust=True)  # just written here
-            own = cast(XrayTask, task).restore_net(loaded).to(task.device)
+            with torch.random.fork_rng(devices=()):  # a new network draws weights, for nothing
+                own = cast(XrayTask, task).restore_net(loaded).to(task.device)
             if (key := loaded.weights_sha256) not in gates:
                 gates[key] = fit_gate(own, films[0], films[1], seed=self.seed, **settings)
             store_gate(path, gates[key])
