@@ -24,6 +24,7 @@ from xray_lightning.hub import locate
 from xray_lightning.models.backbones import fill, require_whole
 from xray_lightning.models.gate import Gate
 from xray_lightning.models.network import XrayNet
+from xray_lightning.wording import fault
 from xray_lightning.writing import entries_of, open_replacing, write_file
 
 if TYPE_CHECKING:  # Lightning, which new files need not wait for
@@ -116,10 +117,7 @@ class Checkpoint:
         net = net or self._new_net()
         for name, wanted in net.state_dict().items():
             if name in self.state and self.state[name].dtype != wanted.dtype:
-                raise CheckpointError(
-                    f"{self.path}: state_dict.net.{name} is {self.state[name].dtype}, the network "
-                    f"has {wanted.dtype}"
-                )
+                raise CheckpointError(fault("kind_of_weights", self, name, wanted.dtype))
         fill(net, self.state, str(self.path))
         return net.eval()
 
@@ -127,11 +125,7 @@ class Checkpoint:
         settings = {**self.description.net}
         own = [name for name in ("class", "head") if "." in str(settings.get(name, ""))]
         if own and not self.trust:
-            raise CheckpointError(
-                f"{self.path}: its {own[0]} {settings[own[0]]!r} is not of this package; if you "
-                "know who wrote this file: load_checkpoint(path, trust=True), trust=true on the "
-                "command line"
-            )
+            raise CheckpointError(fault("foreign_code", self.path, own[0], settings))
         try:
             for name in own:
                 settings[name] = resolve_name(settings[name])  # runs its module's code
@@ -140,9 +134,7 @@ class Checkpoint:
                 return net
             return XrayNet(**{**settings, "weights": "none"})  # no file, no hub
         except Exception as error:  # a description may be wrong in any way
-            raise CheckpointError(
-                f"{self.path} describes no network of this version: {error}"
-            ) from error
+            raise CheckpointError(fault("no_network", self.path, error)) from error
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -168,17 +160,13 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     """
     path = locate(path)
     if path.is_dir():
-        raise CheckpointError(
-            f"{path} is a folder; name the file, for a run {path / 'checkpoints' / 'best.ckpt'}"
-        )
+        raise CheckpointError(fault("no_file_of_a_run", path))
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
         raw = _read(path)
     except Exception as error:  # torch.load raises a dozen types on a damaged file
-        raise CheckpointError(
-            f"{path} is damaged or no checkpoint of plain values ({type(error).__name__})"
-        ) from error
+        raise CheckpointError(fault("no_plain_values", path, type(error).__name__)) from error
     if not isinstance(raw, dict) or KEY not in raw:
         raise CheckpointError(f"{path} was not written by xray_lightning: it has no entry {KEY!r}")
     plain = upgrade_description(raw[KEY])
@@ -187,8 +175,8 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
         raise CheckpointError(f"{path} has format {version}, this version reads 1 to {FORMAT}")
     if set(plain) != {entry.name for entry in fields(Description)} or "state_dict" not in raw:
         raise CheckpointError(f"{path} is incomplete: it has {sorted(map(str, {**raw, **plain}))}")
-    for fault in _faults({**plain, "epoch": raw.get("epoch", 0)}, raw["state_dict"]):
-        raise CheckpointError(f"{path}: {fault}")
+    for flaw in _faults({**plain, "epoch": raw.get("epoch", 0)}, raw["state_dict"]):
+        raise CheckpointError(f"{path}: {flaw}")
     plain["config"] = upgrade_settings(plain["config"])
     tensors = raw["state_dict"].items()
     state = {name[4:]: tensor for name, tensor in tensors if str(name).startswith("net.")}
@@ -296,12 +284,7 @@ def store_gate(path: Path, gate: Gate) -> None:
 def require_labels(description: Description, labels: tuple[str, ...], place: str) -> None:
     """Refuse to score data with a label the checkpoint does not know; fewer ones can be scored."""
     if not labels or not set(labels) <= set(description.labels):
-        raise CheckpointError(
-            f"{place} was trained on the {len(description.labels)} labels "
-            f"{', '.join(description.labels)}; "
-            f"the data has {len(labels)}: {', '.join(labels)}. Give the data's label the name of "
-            "the one to score it by (RSNA: data.label=Pneumonia), or go on with labels=shared"
-        )
+        raise CheckpointError(fault("unlike_labels", place, description.labels, labels))
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], target: Path) -> None:
@@ -316,7 +299,4 @@ def write_checkpoint(checkpoint: Mapping[str, Any], target: Path) -> None:
             raise
         free = shutil.disk_usage(target.parent).free
         size = sum(e.nbytes for _, e in entries_of(checkpoint) if isinstance(e, Tensor))
-        raise OutputError(
-            f"{target} cannot be written ({reason.strerror}): it needs about "
-            f"{size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free there"
-        ) from error
+        raise OutputError(fault("disk_full", target, reason.strerror, size, free)) from error

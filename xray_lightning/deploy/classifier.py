@@ -28,6 +28,7 @@ from xray_lightning.evaluation.priors import VALIDATION, Prior
 from xray_lightning.explain.maps import Grids, cell_grids, class_maps
 from xray_lightning.models.gate import Gate, run_watched
 from xray_lightning.models.network import XrayNet
+from xray_lightning.wording import fault
 
 Told = tuple[str, ...]  # what the gate remarks on a file before its film is seen
 STEPS = {"image_size", "clahe"}  # of the preprocessing that this version can repeat
@@ -100,11 +101,7 @@ class Classifier:
         gate: Gate | None = None,  # says which films are unlike those of training; None: none does
     ) -> None:
         if set(preprocessing) != STEPS or tta not in TTA:
-            raise CheckpointError(
-                f"this version repeats the preprocessing {sorted(STEPS)} and tta {' or '.join(TTA)}"
-                f"; the checkpoint needs {dict(preprocessing)} and tta={tta!r}: use the version "
-                "that made it"
-            )
+            raise CheckpointError(fault("preprocessing", STEPS, TTA, preprocessing, tta))
         self.device = find_device(device)
         self.net = net.eval().to(self.device)
         self.preprocessing = dict(preprocessing)
@@ -137,8 +134,7 @@ class Classifier:
         """
         require_integer("batch_size", batch_size, 1)
         if value_range is not None and not -np.inf < value_range[0] < value_range[1] < np.inf:
-            black = "(black, white), black below white"
-            raise ConfigError(f"value_range must be {black}: {value_range}")
+            raise ConfigError(fault("value_range", value_range))
         listed, size = list_images(images), self.preprocessing["image_size"]
         squares = np.empty((len(listed), size, size), np.uint8)
         told: list[Told] = []

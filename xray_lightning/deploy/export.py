@@ -31,7 +31,7 @@ from xray_lightning.metrics.calibration import TINY, Calibration
 from xray_lightning.metrics.compare import Difference, compare_aurocs
 from xray_lightning.records import patient_ids
 from xray_lightning.results import Json, Result
-from xray_lightning.wording import tell
+from xray_lightning.wording import fault, tell
 
 OUTPUTS = ("scores", "probabilities", "calls")
 BATCHES = (1, 2, 5)  # sizes that are checked
@@ -160,10 +160,7 @@ def export_checkpoint(
         run = _write(format, classifier, kinds[0][:2], whole := Path(place, out.name))
         difference = max(_compare(classifier, run, pixels) for pixels in kinds)
         if not difference <= TOLERANCE:
-            raise CheckpointError(
-                f"{out} was not kept: it gives scores that differ by {difference:.2g} from those "
-                f"of {path}; {TOLERANCE:g} is allowed"
-            )
+            raise CheckpointError(fault("other_scores", out, path, difference, TOLERANCE))
         whole.replace(out)
     sizes = out.stat().st_size, classifier.labels, size
     return Exported(str(out), format, *sizes, difference, len(films))
@@ -198,13 +195,9 @@ def _write(format: str, classifier: Classifier, two: Pixels, path: Path) -> Run:
             warnings.simplefilter("ignore")  # of the exporter, about itself
             return WRITERS[format](classifier, torch.from_numpy(two), path)
     except ImportError as error:
-        raise ConfigError(
-            f"format={format} needs {error.name}: pip install 'xray_lightning[export]'"
-        ) from error
+        raise ConfigError(fault("no_exporter", format, error.name)) from error
     except Exception as error:  # an exporter raises whatever a layer of it does
-        raise CheckpointError(
-            f"{classifier.checkpoint} cannot be exported as {format}: {str(error).splitlines()[0]}"
-        ) from error
+        raise CheckpointError(fault("no_export", classifier.checkpoint, format, error)) from error
 
 
 def _compare(classifier: Classifier, run: Run, pixels: Pixels) -> float:

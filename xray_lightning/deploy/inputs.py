@@ -16,6 +16,7 @@ from xray_lightning.data.dicom import to_uint8
 from xray_lightning.data.files import is_dicom, read_file
 from xray_lightning.data.images import decode_image, to_grey8
 from xray_lightning.errors import InvalidImageError
+from xray_lightning.wording import fault
 
 Pixels = npt.NDArray[np.uint8]
 Image = str | Path | npt.NDArray[Any] | Tensor | Pil.Image | Dataset
@@ -69,23 +70,16 @@ def to_array(values: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
 def from_array(image: npt.NDArray[Any], value_range: Range | None = None) -> Pixels:
     """``round(255 x)`` of (H, W) integers or floats, x from black to white; see ``Classifier``."""
     if image.ndim != 2 or not image.size:
-        shape = f"expected a grey image (H, W), got an array of shape {image.shape}"
-        raise InvalidImageError(f"{shape}. {KINDS}")
+        raise InvalidImageError(fault("no_grey_array", image.shape, KINDS))
     if image.dtype.kind not in "iuf":
         raise InvalidImageError(f"expected integers or floats, got {image.dtype}. {KINDS}")
     if value_range is None and image.dtype == np.uint8:
         return image
     if value_range is None and image.dtype.kind != "f":
-        raise InvalidImageError(
-            f"{image.dtype} does not say which value is white. Give value_range=(black, white), "
-            "such as (0, 4095) for 12 bits"
-        )
+        raise InvalidImageError(fault("which_is_white", image.dtype))
     (black, white), low, high = value_range or (0.0, 1.0), image.min(), image.max()
     if not (black <= low and high <= white):  # also NaN
-        raise InvalidImageError(
-            f"expected values from {black:g} to {white:g}, got {low} to {high}. State the range "
-            "by value_range=(black, white), or clip to the one you want"
-        )
+        raise InvalidImageError(fault("beyond_range", black, white, low, high))
     return to_uint8((image - float(black)) / (float(white) - float(black)))
 
 
@@ -97,8 +91,7 @@ def from_pil(image: Pil.Image) -> Pixels:
     if image.mode.startswith("I;16"):
         return to_grey8(np.asarray(image).astype(np.uint16), 65535)
     if image.mode not in COLOURS:
-        reason = f"a PIL image of mode {image.mode} does not say which value is white"
-        raise InvalidImageError(f"{reason}. Give np.asarray(image) and value_range=(black, white)")
+        raise InvalidImageError(fault("mode_of_image", image.mode))
     return to_grey8(np.asarray(image.convert("RGB"))[:, :, ::-1], 255)  # OpenCV's order
 
 
@@ -108,7 +101,5 @@ def to_bytes(dataset: Dataset) -> bytes:
     try:
         dcmwrite(file, dataset, enforce_file_format=True)
     except Exception as error:  # noqa: BLE001 - of any type, and its text may hold a name
-        reason = f"a pydicom dataset that is no whole file ({type(error).__name__})"
-        needed = "It needs its file_meta, as dcmread gives it"
-        raise InvalidImageError(f"{reason}. {needed}") from None
+        raise InvalidImageError(fault("no_whole_file", type(error).__name__)) from None
     return file.getvalue()

@@ -16,6 +16,7 @@ from xray_lightning.metrics.calibration import Calibration, prior_interval
 from xray_lightning.metrics.intervals import Interval, drop_undefined
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.results import Json, Result
+from xray_lightning.wording import fault
 from xray_lightning.writing import read_json
 
 Scores = npt.NDArray[np.float32]
@@ -95,8 +96,7 @@ def interpret(
     elif own and str(points) != "none":
         known = OperatingPoints.from_json(own)
     if known and not set(known.labels) & set(labels):
-        theirs, ours = ", ".join(known.labels), ", ".join(labels)
-        raise ConfigError(f"points={points} are of {theirs}, the checkpoint knows {ours}")
+        raise ConfigError(fault("points_of_others", points, known.labels, labels))
     rules.resolve_prior(prior, labels, known)
     start = Interpretation(labels, known, str(points) if known else "", prior)
     return start.at_prior(np.empty((0, len(labels)), np.float32))
@@ -109,10 +109,7 @@ def _read_points(path: Path, weights: str, **fit: Any) -> OperatingPoints:
     beside = path.with_name("operating_points.json") if path.suffix == ".csv" else path
     values = read_json(beside) if beside.is_file() else {}
     if (told := values.get("weights_sha256", weights)) != weights:
-        raise ConfigError(
-            f"points={path} are of other weights [{str(told)[:16]}] than this checkpoint "
-            f"[{weights[:16]}]: a threshold holds for the network it was chosen for"
-        )
+        raise ConfigError(fault("other_weights", path, str(told), weights))
     if path.suffix != ".csv":
         return OperatingPoints.from_json(values.get("operating_points") or values)
     from xray_lightning.evaluation.evaluate import fit_operating_points  # a second

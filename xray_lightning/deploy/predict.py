@@ -30,6 +30,7 @@ from xray_lightning.folders import lock_folder, prepare_folder
 from xray_lightning.hub import name_place
 from xray_lightning.results import Json, Result
 from xray_lightning.shards import WHOLE, Shard, lock_shards
+from xray_lightning.wording import fault
 
 PACKAGES = ("xray_lightning", "torch", "timm", "opencv-python-headless", "pydicom", "numpy")
 FIXED, FAILED = ("file", "study", "gate"), ("file", "reason")
@@ -241,8 +242,7 @@ class ScoreTable:
             with writing.open_replacing(path, "wb") as file:
                 frame.to_parquet(file, index=False)
         except UnicodeError as error:
-            reason = f"{path}: a file has a name that is not UTF-8, which Parquet cannot hold"
-            raise OutputError(f"{reason}: rename it, or take format=csv or json") from error
+            raise OutputError(fault("name_for_parquet", path)) from error
 
     def _write(self) -> None:
         writing.write_table(self.path, [self._header, *map(self._write_row, self.rows)])
@@ -266,8 +266,7 @@ def require_form(form: str) -> None:
     """Refuse a form of the table that cannot be written, before hours of scoring."""
     require_choice("format", form, FORMATS)
     if form == "parquet" and find_spec("pyarrow") is None:
-        remedy = 'pip install "xray_lightning[parquet]", or take format=csv or json'
-        raise ConfigError(f"format=parquet needs pyarrow, which is not installed: {remedy}")
+        raise ConfigError(fault("no_parquet"))
 
 
 def read_key(path: Path, key: bytes = b"") -> bytes:
@@ -303,10 +302,7 @@ def _read_repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
         writing.write_table(path, rows or [header])
     wrong = [at for at, row in enumerate(rows, 1) if len(row) != len(header)]
     if rows and (wrong or rows[0] != [*header]):
-        raise TableError(
-            f"{path}, row {wrong[0] if wrong else 1}: expected the columns {', '.join(header)}; "
-            "it was written by something else or edited: name another folder"
-        )
+        raise TableError(fault("edited_table", path, header, wrong))
     return rows[1:]
 
 
@@ -335,9 +331,7 @@ def _require_same(folder: Path, identity: Json) -> None:
     path = folder / "model.json"
     if not path.is_file():
         if (folder / "predictions.csv").exists():
-            raise ConfigError(
-                f"{folder} has a predictions.csv, but no model.json: name another folder"
-            )
+            raise ConfigError(fault("no_model_beside", folder))
         return
     try:
         before = writing.read_json(path)
@@ -345,7 +339,4 @@ def _require_same(folder: Path, identity: Json) -> None:
         raise ConfigError(f"{path} cannot be read: name another folder") from error
     deciding = set(identity) - {"versions", "checkpoint_file"}
     if other := [key for key in identity if key in deciding and before.get(key) != identity[key]]:
-        raise ConfigError(
-            f"{folder} holds scores of another checkpoint or version (what differs: "
-            f"{', '.join(other)}): name another folder"
-        )
+        raise ConfigError(fault("other_identity", folder, other))
