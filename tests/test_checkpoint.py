@@ -73,10 +73,8 @@ def altered(run: tuple[XrayTask, Path], tmp_path: Path) -> Callable[..., Path]:
 def test_round_trip(run: tuple[XrayTask, Path], data: XrayDataModule) -> None:
     task, path = run
     checkpoint = load_checkpoint(str(path))
-    assert checkpoint.path == path
-    assert checkpoint.description == task.description
-    assert checkpoint.description.labels == data.labels
-    assert checkpoint.epoch == 1
+    assert (checkpoint.path, checkpoint.description) == (path, task.description)
+    assert (checkpoint.description.labels, checkpoint.epoch) == (data.labels, 1)
     net = checkpoint.build_net()
     assert not net.training
     assert set(checkpoint.state) == set(task.net.state_dict())

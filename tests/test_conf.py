@@ -138,8 +138,7 @@ def test_head_and_blocks_of_a_configuration(sign: str) -> None:
     blocks = ["model.cbam_after=[layer2.0,layer4]", "model.cbam=spatial"]
     head = ["model.head=csra", f"{sign}model.head_options={{temperatures:[1,99],residual:0.2}}"]
     net = small_task("model.backbone=test_resnet", *blocks, *head).net
-    assert net.head.temperatures == [1, 99]
-    assert net.head.residual == 0.2
+    assert (net.head.temperatures, net.head.residual) == ([1, 99], 0.2)
     assert list(net.attention) == ["layer2-0", "layer4"]
     assert type(net.config["cbam_after"]) is list
     assert type(net.config["head_options"]["temperatures"]) is list

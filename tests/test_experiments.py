@@ -49,8 +49,7 @@ def test_the_corrections_are_listed(name: str) -> None:
 @pytest.mark.parametrize("name", XCEPTION)
 def test_what_all_of_project_a_share(name: str) -> None:
     config = compose_settings([f"experiment={name}", "data.root=x"])
-    assert config.model.backbone == "legacy_xception"
-    assert config.model.normalise == "image"
+    assert (config.model.backbone, config.model.normalise) == ("legacy_xception", "image")
     assert (config.image_size, config.batch_size, config.epochs) == (256, 32, 100)
     assert config.optim.optimizer._target_ == "torch.optim.Adam"
     assert config.optim.optimizer.lr == 1e-3

@@ -90,12 +90,7 @@ def test_a_failure_ends_the_processes_it_started() -> None:
 @pytest.mark.parametrize(
     ("precision", "size", "room", "said"),
     [
-        (
-            "32-true",
-            32,
-            16,
-            "=32-true: batch_size=16 trainer.acc.*=4 has room, as tried; or take",
-        ),
+        ("32-true", 32, 16, "=32-true: batch_size=16 trainer.acc.*=4 has room, as tried; or take"),
         ("bf16-mixed", 30, 6, "mixed: batch_size=3 .*=20 has room, as tried; or take resident"),
         ("bf16-mixed", 30, 1, "mixed: not even 2 images have room; take resident=false or a sm"),
         ("bf16-mixed", 2, None, "mixed: take resident"),

@@ -153,9 +153,9 @@ class NihFolder:
     def boxes(self, *rows: str, name: str = "BBox_List_2017.csv", header: str = BOX_HEADER) -> None:
         write_lines(self.root / name, header, *rows)
 
-    def lists(self, train_val: Sequence[str], test: Sequence[str], suffix: str = "") -> None:
+    def lists(self, train_val: Sequence[str], test: Sequence[str]) -> None:
         for name, ids in (("train_val_list", train_val), ("test_list", test)):
-            write_lines(self.root / f"{name}{suffix}.txt", *ids, end="")  # as NIH's
+            write_lines(self.root / f"{name}.txt", *ids, end="")  # as NIH's
 
     def images(self, *ids: str, folder: str = "images") -> None:
         for image in ids:

@@ -24,8 +24,7 @@ def test_by_hand() -> None:
     overlap = count_overlap("abbacb", SUBSETS)
     assert overlap.between == {"train and val": 1, "train and test": 2, "val and test": 1}
     assert (overlap.shared, overlap.in_train, overlap.in_train_or_val) == (2, 2, 2)
-    assert overlap.shares == (2 / 3, 2 / 3)
-    assert overlap.to_json()["shares"] == [2 / 3, 2 / 3]
+    assert (overlap.shares, overlap.to_json()["shares"]) == ((2 / 3, 2 / 3), [2 / 3, 2 / 3])
     of_val = count_overlap("abccde", SUBSETS)  # val chose the checkpoint
     assert (of_val.in_train, of_val.in_train_or_val, of_val.test_images) == (0, 1, 3)
     unknown = count_overlap(None, SUBSETS)
@@ -48,8 +47,7 @@ def test_against_pandas(records: list[xl.Record], subsets: dict[str, np.ndarray]
 def test_a_known_list_under_either_name() -> None:
     aliases = [(f"i{n}", f"nih{n}") for n in range(6)]
     match = leakage.match_list("a list", ["i0", "nih3", "i3", "elsewhere"], aliases, SUBSETS)
-    assert (match.listed, match.present, match.absent) == (4, 2, 1)
-    assert match.first_absent == "elsewhere"
+    assert (match.listed, match.present, match.absent, match.first_absent) == (4, 2, 1, "elsewhere")
     assert match.subsets == match.to_json()["parts"] == {"train": 1, "val": 0, "test": 1}
 
 

@@ -58,10 +58,7 @@ class Rehearsal:
     def __post_init__(self) -> None:
         self.run = self.folder / "run"
         self.checkpoint = self.run / "checkpoints/best.ckpt"
-        on_cpu = [
-            "trainer=cpu",
-            "trainer.precision=bf16-mixed",
-        ]  # in training: bfloat16 on either
+        on_cpu = ["trainer=cpu", "trainer.precision=bf16-mixed"]  # in training: bfloat16 on either
         self.trainer = ["trainer=gpu"] if self.device == "cuda" else on_cpu
         patients, size, batch = (60, 64, 16) if self.small else (700, 224, 32)
         self.data = [f"data.patients={patients}", f"image_size={size}", f"batch_size={batch}"]

@@ -70,8 +70,7 @@ def test_settings_that_cannot_be_read(text: str, named: str) -> None:
 
 def test_the_folder_of_results() -> None:
     named = read_request("", ["hydra.run.dir=a", "seed=1", "hydra.run.dir=b"])
-    assert named == Request((), ("seed=1",), Path("b"))
-    assert named.words == ["seed=1", "--out", "b"]
+    assert (named, named.words) == (Request((), ("seed=1",), Path("b")), ["seed=1", "--out", "b"])
     assert Request((), (), Path("o")).require_out() == Path("o")
     with pytest.raises(ConfigError, match="--out"):
         Request(()).require_out()

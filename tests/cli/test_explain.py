@@ -128,8 +128,7 @@ def test_settings_that_cannot_work(text: str) -> None:
 
 def test_settings() -> None:
     settings, rest = own_settings(["methods=[cam, gradient]", "saliency=all", "data=nih"])
-    assert settings["methods"] == ("cam", "gradient")
-    assert settings["saliency"] == METHODS
+    assert (settings["methods"], settings["saliency"]) == (("cam", "gradient"), METHODS)
     assert settings["shortcuts"] is True
     assert rest == ["data=nih"]
 

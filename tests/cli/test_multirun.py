@@ -156,8 +156,7 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     kill(start([*XRAY, "tune", *words], begun))
     told = json.loads(xray("tune", *words, "--json"))
     assert [trial["state"] for trial in told["trials"]] == ["complete"] * 3
-    assert told["finished"] == 3
-    assert told["effects"] == {}
+    assert (told["finished"], told["effects"]) == (3, {})
     for trial in told["trials"]:
         run = study / str(trial["number"])
         auroc = json.loads((run / "metrics.json").read_text())["val"]["auroc"]

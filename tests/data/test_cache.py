@@ -148,8 +148,7 @@ def test_box_lies_where_its_pixels_went(frame: tuple[int, int], size: int) -> No
 def test_cache_holds_what_fit_square_gives_and_decodes_each_image_once(tmp_path: Path) -> None:
     source = Noise(30)
     cache = build(source, tmp_path)
-    assert cache.images.shape == (30, SIZE, SIZE)
-    assert cache.images.dtype == np.uint8
+    assert (cache.images.shape, cache.images.dtype) == ((30, SIZE, SIZE), np.uint8)
     assert cache.sizes.dtype == np.int32
     assert_golden(cache, Noise(30))
     with pytest.raises(ValueError, match="read-only"):

@@ -28,8 +28,7 @@ def test_every_column(csv_folder) -> None:
     assert math.isnan(second.follow_up)
     assert second.path == table.parent / "sub" / "b.png"
     assert first.box_frame is None
-    assert source.official == {"train": {"a.png"}, "test": {"sub/b.png"}}
-    assert source.missing == ()
+    assert (source.official, source.missing) == ({"train": {"a.png"}, "test": {"sub/b.png"}}, ())
     assert source.notes == (
         "2 labels: Mass, Large Nodule (or data.labels=)",
         "The table's column 'split' is the split unless split= names another",
@@ -60,8 +59,7 @@ def test_words_for_validation(csv_folder, word: str) -> None:
 def test_chosen_labels_in_the_chosen_order(csv_folder) -> None:
     table = csv_folder(",image,A,remark,B", "17,a.png,1,blurred,0")  # pandas names its column ""
     source = CsvTable(table, labels=["B", "A"])
-    assert source.labels == ("B", "A")
-    assert source.records[0].targets == (0.0, 1.0)
+    assert (source.labels, source.records[0].targets) == (("B", "A"), (0.0, 1.0))
     with pytest.raises(TableError, match="lacks 1 column: 'Mass'"):
         CsvTable(table, labels=["Mass"])
     assert CsvTable(csv_folder(",image,Mass", "17,a.png,1")).labels == ("Mass",)

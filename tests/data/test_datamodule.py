@@ -45,8 +45,7 @@ def test_a_sample_is_the_cached_image(cache: xl.ImageCache) -> None:
     assert len(data) == len(RECORDS)
     for index, row in enumerate(rows):
         sample = data[index]
-        assert sample["image"].shape == (1, SIZE, SIZE)
-        assert sample["image"].dtype == torch.float32
+        assert (sample["image"].shape, sample["image"].dtype) == ((1, SIZE, SIZE), torch.float32)
         expected = cache.images[row] / np.float32(255)
         np.testing.assert_array_equal(sample["image"][0].numpy(), expected)
         assert sample["targets"].tolist() == list(RECORDS[row].targets)
@@ -138,8 +137,7 @@ def test_batches(folder) -> None:
     batches = epochs(data)[0]
     rows = data.split.subsets["train"]
     sizes = [len(batch["image"]) for batch in batches]
-    assert sum(sizes) == len(rows) - (len(rows) % 8 == 1)
-    assert set(sizes[:-1]) == {8}
+    assert (sum(sizes), set(sizes[:-1])) == (len(rows) - (len(rows) % 8 == 1), {8})
     for batch in batches:
         assert batch["image"].shape[1:] == (1, SIZE, SIZE)
         assert batch["image"].dtype == batch["targets"].dtype == torch.float32
@@ -313,8 +311,7 @@ def test_default_workers(cores: int, on_gpu: bool, workers: int) -> None:
 def test_workers_of_a_loader(workers: int, folder) -> None:
     data = module(folder, workers=workers)
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
-        assert loader.num_workers == workers
-        assert loader.persistent_workers == (workers > 0)
+        assert (loader.num_workers, loader.persistent_workers) == (workers, workers > 0)
         assert loader.batch_size == 8
     expected = default_workers(1, False)
     if not torch.cuda.is_available():

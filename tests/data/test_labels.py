@@ -136,8 +136,7 @@ def rows(*settings: str) -> dict[str, dict[str, dict]]:
 def test_images_are_counted_where_a_folder_is_named(nih_folder) -> None:
     named = f"data.nih.root={nih_folder.root}", "data.phantom.patients=4"
     found = rows("data.sets=[nih,rsna,phantom]", *named)
-    assert list(found)[:2] == ["Atelectasis", "Cardiomegaly"]
-    assert len(found) == 14
+    assert (list(found)[:2], len(found)) == (["Atelectasis", "Cardiomegaly"], 14)
     hernia, rsna = found["Hernia"], found["Pneumonia"]["rsna"]
     assert {"positives": 1, "negatives": 4, "unknown": 0}.items() <= hernia["nih"].items()
     assert (rsna["words"], rsna["positives"]) == (["Lung Opacity"], None)  # no folder was named
@@ -340,8 +339,7 @@ def test_labels_unknown_elsewhere(nih_and_rsna: xl.Several) -> None:
 def test_without_the_map_patients_are_apart(nih_folder, rsna_folder) -> None:
     sources = {"nih": xl.ChestXray14(nih_folder.root), "rsna": xl.Rsna(rsna_folder.root)}
     both = xl.Several(sources, labels="shared")
-    assert both.labels == ("Pneumonia",)
-    assert both.population == ""
+    assert (both.labels, both.population) == (("Pneumonia",), "")
     assert all(r.patient_id == r.image_id for r in both.records if r.hospital == "rsna")
 
 

@@ -120,8 +120,7 @@ def test_batches_depend_on_neither_workers_nor_residence(make, clahe, folder) ->
             assert one.keys() == other.keys() == usual.keys()
             assert one["image_id"] == other["image_id"] == usual["image_id"]
             assert torch.equal(one["image"], other["image"])
-            assert one["image"].shape == usual["image"].shape
-            assert one["image"].dtype == torch.float32
+            assert (one["image"].shape, one["image"].dtype) == (usual["image"].shape, torch.float32)
             assert torch.equal(one["image"], usual["image"]) == (subset == 1)
 
 

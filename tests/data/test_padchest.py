@@ -61,8 +61,7 @@ def test_odd_rows(tmp_path: Path) -> None:
     source = PadChest(write_table(tmp_path), views=None)
     assert [record.image_id[0] for record in source.records] == list("abcdjklm")
     shown = present(source)
-    assert shown["a.png"] == set()
-    assert shown["b.png"] == {"Pneumonia", "Effusion"}
+    assert (shown["a.png"], shown["b.png"]) == (set(), {"Pneumonia", "Effusion"})
     assert shown["c.png"] == {"Pneumonia"}  # a pseudonodule is no nodule
     assert shown["d.png"] == {"Pneumothorax", "Effusion"}  # nor that an emphysema
     records = {record.image_id[0]: record for record in source.records}
@@ -235,8 +234,7 @@ def test_layouts(tmp_path: Path, write) -> None:
     assert (source.read(first) == image).all()
     tested = {first.image_id, second.image_id}
     assert source.official == {"train_val": {third.image_id}, "test": tested}
-    assert source.population == "nih"
-    assert source.title == "nih_expert (truth: experts)"
+    assert (source.population, source.title) == ("nih", "nih_expert (truth: experts)")
     assert source.counts["Nodule or mass"] == {TEXT_MINER: 2, GOOGLE: 1, "both": 1}
     assert source.counts["Pneumothorax"] == {TEXT_MINER: 1, GOOGLE: 1, "both": 0}
     assert "table: 4,376 images expected, 3 here" in source.notes

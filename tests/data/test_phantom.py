@@ -71,8 +71,7 @@ def test_is_a_source_whose_records_hold_every_fact(phantom: Phantom) -> None:
 def test_images_are_grey_bytes_that_use_the_range(phantom: Phantom) -> None:
     for record in phantom.records[:20]:
         image = phantom.read(record)
-        assert image.shape == (SIZE, SIZE)
-        assert image.dtype == np.uint8
+        assert (image.shape, image.dtype) == ((SIZE, SIZE), np.uint8)
         assert image.flags.c_contiguous
         assert image.max() - image.min() > 150
         assert 60 < image.mean() < 200
@@ -319,8 +318,7 @@ def test_the_marker_goes_with_its_label(strength: float) -> None:
 
 def test_nothing_else_changes() -> None:
     phantom, plain = planted(), Phantom(40, seed=3, size=SIZE)
-    assert list(phantom.records) == list(plain.records)
-    assert phantom.official == plain.official
+    assert (list(phantom.records), phantom.official) == (list(plain.records), plain.official)
     side = round(MARKER_SIDE * SIZE)
     for record in phantom.records:
         mask, pixels = phantom.marker(record), phantom.read(record)
@@ -340,8 +338,7 @@ def test_identity_and_title_name_it_only_where_it_is() -> None:
     assert (plain.title, len(plain.identity())) == ("phantom", 5)
     phantom = planted()
     assert phantom.identity() == plain.identity() | {"marker": "Nodule", "marker_strength": 0.9}
-    assert phantom.title == "phantom (planted: marker, Nodule, 0.9)"
-    assert phantom.name == "phantom"
+    assert (phantom.title, phantom.name) == ("phantom (planted: marker, Nodule, 0.9)", "phantom")
     assert planted(shortcut_strength=1.0).identity() != phantom.identity()
 
 

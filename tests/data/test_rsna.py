@@ -56,8 +56,7 @@ def test_settings(rsna_folder) -> None:
     with pytest.raises(xl.ConfigError, match="nih_test_list names NIH's images: set nih_map too"):
         xl.Rsna(rsna_folder.root, nih_test_list="list.txt")
     source = mapped(rsna_folder, label="Pneumonia")
-    assert source.labels == ("Pneumonia",)
-    assert source.records[0].boxes[0].label == "Pneumonia"
+    assert (source.labels, source.records[0].boxes[0].label) == (("Pneumonia",), "Pneumonia")
 
 
 def test_stage_1_flat_and_compressed(empty_rsna) -> None:

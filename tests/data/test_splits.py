@@ -95,8 +95,7 @@ def test_fingerprint_is_sha256_of_sorted_ids() -> None:
 def test_make_split_keeps_sorted_frozen_parts() -> None:
     subsets = {"train": [3, 0], "val": [1], "test": [2]}
     split = xl.make_split("x", FOUR, subsets, settings={"a": 1})
-    assert split.subsets["train"].tolist() == [0, 3]
-    assert split.settings == {"a": 1}
+    assert (split.subsets["train"].tolist(), split.settings) == ([0, 3], {"a": 1})
     assert split.subset_fingerprints["val"] == fingerprint({"val": ["i1"]})
     assert list(split.subsets) == list(SUBSETS)
     with pytest.raises(ValueError, match="read-only"):
@@ -138,8 +137,7 @@ def test_patient_split_balances_labels() -> None:
     rates = prevalence(records, split)
     np.testing.assert_allclose(rates["test"], rates["train"], rtol=0.02)
     np.testing.assert_allclose(rates["val"], rates["train"], rtol=0.02)
-    assert split.leaked_patients == 0
-    assert split.settings == {"fractions": [0.7, 0.1, 0.2], "seed": 1}
+    assert (split.leaked_patients, split.settings) == (0, {"fractions": [0.7, 0.1, 0.2], "seed": 1})
     records = [xl.Record(f"{n}.png", f"{n // 2}", (float(n % 2),)) for n in range(24)]
     split = xl.patient_split(records, None, fractions=(0.5, 0.25, 0.25))
     assert sizes_of(split) == [12, 6, 6]
@@ -346,8 +344,7 @@ def test_without_a_list_for_validation_it_is_carved_by_patient(tmp_path) -> None
     split = xl.lists_split(records, None, **paths, val_fraction=0.2)
     official = {"train_val": frozenset(ids), "test": frozenset(rest)}
     same = xl.official_split(records, official, val_fraction=0.2)
-    assert split.fingerprint == same.fingerprint
-    assert split.settings["val_fraction"] == 0.2
+    assert (split.fingerprint, split.settings["val_fraction"]) == (same.fingerprint, 0.2)
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,7 @@ def physionet(root: Path) -> Path:
 )
 def test_readers(readers: str, nodule: float, effusion: float, tmp_path: Path) -> None:
     source = Vindr(kaggle(tmp_path, *ROWS), readers=readers)
-    assert source.labels == KAGGLE.labels
-    assert source.title == f"vindr (readers: {readers})"
+    assert (source.labels, source.title) == (KAGGLE.labels, f"vindr (readers: {readers})")
     a, _, c = source.records
     assert (a.image_id, a.patient_id, a.view) == ("a", "a", "PA")
     told = dict(zip(source.labels, a.targets, strict=True))

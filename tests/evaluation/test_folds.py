@@ -113,8 +113,7 @@ def test_two_models_over_the_same_folds(one_model, two_models) -> None:
     assert [(runs[0].settings, len(runs)) for runs in models] == [("model=a", 3), ("model=b", 3)]
     rows = [f"{two_models}/model={name}" for name in "ab"]
     found = compare(*rows, draws=50)
-    assert found.images == 120
-    assert found.first == (str(two_models / "predictions_0.csv"),)
+    assert (found.images, found.first) == (120, (str(two_models / "predictions_0.csv"),))
     assert found.data.startswith("phantom, 3 folds [")
     assert "/" not in found.data, "the same folds on both sides"
     assert compare(one_model, rows[0], draws=50).verdict

@@ -87,8 +87,7 @@ def test_command(folder, tmp_path) -> None:
     assert "by so much the score is agreement with it" in printed["sentences"][0]
     missed = (pneumothorax.positives - pneumothorax.both) / 300
     assert pneumothorax.doubts["random"].value == pytest.approx(missed)
-    assert mass.doubts["doubted"].value == 0
-    assert mass.scores == ("Nodule", "Mass")
+    assert (mass.doubts["doubted"].value, mass.scores) == (0, ("Nodule", "Mass"))
     assert mass.auroc.difference == 0  # the same truth: nothing to test
     assert "untested" in printed["sentences"][1]
     assert "data.rsna" in truths.left_out["Pneumonia"]

@@ -221,8 +221,7 @@ def test_controls_and_the_ceiling_of_each_resolution(annotated) -> None:
     fine = np.zeros((6, 24, 16), np.float32)
     both = replace(chosen, maps={**chosen.maps, "gradient": fine})
     controls = control_maps(both, SIZE, [0], 0.25, None)
-    assert controls["ceiling"].shape == (6, 16, 16)
-    assert controls["ceiling 24x16"].shape == fine.shape
+    assert (controls["ceiling"].shape, controls["ceiling 24x16"].shape) == ((6, 16, 16), fine.shape)
     assert controls["random"].shape == (6, 16, 16)
 
 

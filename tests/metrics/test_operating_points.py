@@ -97,8 +97,7 @@ def test_the_point_of_a_label(rule: str, kind: str) -> None:
         value, ends = getattr(point, name), getattr(point, f"{name}_interval")
         assert value == pytest.approx(recall_score(truth, called, pos_label=side))
         assert value == 1 if ends is None else ends[0] < value <= ends[1]
-    assert (point.positives, point.prevalence) == (truth.sum(), truth.mean())
-    assert point.note == ""
+    assert (point.positives, point.prevalence, point.note) == (truth.sum(), truth.mean(), "")
     fitted = fit_calibration(kept, truth == 1, "platt")
     assert point.calibration(kept).tolist() == fitted(kept).tolist()
     low, high = point.calibration.slope_interval

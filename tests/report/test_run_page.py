@@ -80,8 +80,7 @@ def test_the_table_says_what_the_files_say(run, facts, text, parsed) -> None:
         ends = auroc["patient_interval"]
         shown = "{:.3f} to {:.3f}".format(*ends) if ends else "-"
         value = "-" if auroc["value"] is None else f"{auroc['value']:.3f}"
-        assert cells[1:3] == [value, shown]
-        assert cells[8] == f"{each['brier']['value']:.3f}"
+        assert (cells[1:3], cells[8]) == ([value, shown], f"{each['brier']['value']:.3f}")
         names = ("average_precision_over_chance", "sensitivity_at_specificity")
         ranked, others = page.row(label, 1), [each[name]["value"] for name in names]
         for cell, figure in zip((ranked[0], ranked[3]), others, strict=True):

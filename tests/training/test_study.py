@@ -69,8 +69,7 @@ def test_the_best_is_found_and_a_study_goes_on_as_if_it_had_not_ended(tmp_path: 
     assert drawn(search(tmp_path / "parts", count=16)) == drawn(whole)
     assert drawn(search(tmp_path / "other", count=2, seed=1)) != drawn(whole)[:2]
     told = json.loads(json.dumps(describe(whole)))
-    assert told["finished"] == 16
-    assert told["best"] == told["trials"][whole.best_trial.number]
+    assert (told["finished"], told["best"]) == (16, told["trials"][whole.best_trial.number])
     with pytest.raises(ConfigError, match=r"whole holds a study of other settings: \['y=1'\]"):
         search(tmp_path / "whole", "y=1")
 

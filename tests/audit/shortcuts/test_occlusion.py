@@ -116,8 +116,7 @@ def test_logits_see_what_a_saturated_auroc_hides() -> None:
     for values in (logits, hidden.logits, hidden.control):
         values[targets == 1] += 9
     drop = occlusion.measure_drop(logits, hidden, 0, targets, BOOTSTRAP)
-    assert drop.auroc.region.value == 0
-    assert drop.auroc.verdict == CLEAR
+    assert (drop.auroc.region.value, drop.auroc.verdict) == (0, CLEAR)
     assert drop.logit.verdict == drop.verdict == FLAGGED
 
 
@@ -139,6 +138,5 @@ def test_undefined_is_undecided() -> None:
 def test_the_interval_and_the_margin(shift: float, verdict: str) -> None:
     draws = np.concatenate([[0.1 + shift], 0.1 + shift + np.linspace(-0.1, 0.1, 201)])
     check = occlusion.Check.of(draws, 0.1)
-    assert check.verdict == verdict
-    assert check.value == pytest.approx(0.1 + shift, nan_ok=True)
+    assert (check.verdict, check.value) == (verdict, pytest.approx(0.1 + shift, nan_ok=True))
     assert check.interval == pytest.approx((0.005 + shift, 0.195 + shift), nan_ok=True)

@@ -179,8 +179,7 @@ def test_a_coarse_map_decides_nothing(images, side, decided) -> None:
     maps[:, 0, 0] = 1
     found = regions.measure_energy(maps, images, BOOTSTRAP)
     for name, region in found.items():
-        assert region.grid == (side, side)
-        assert region.density.verdict == regions.FLAGGED
+        assert (region.grid, region.density.verdict) == ((side, side), regions.FLAGGED)
         known = decided == "all" or name in decided
         assert region.verdict == (regions.FLAGGED if known else regions.UNDECIDED)
 

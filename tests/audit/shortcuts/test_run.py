@@ -36,8 +36,7 @@ def dishonest(reader, films, sample: Sample) -> Shortcuts:
 
 def test_a_reader_of_corners_is_caught(dishonest: Shortcuts, sample: Sample) -> None:
     nodule, emphysema = dishonest.labels["Nodule"], dishonest.labels["Emphysema"]
-    assert nodule.verdict == shortcuts.CAUGHT
-    assert nodule.covered["corners"].verdict == "flagged"
+    assert (nodule.verdict, nodule.covered["corners"].verdict) == (shortcuts.CAUGHT, "flagged")
     assert nodule.covered["planted marker"].verdict == "flagged"
     assert nodule.auroc.value > 0.8
     assert "of its AUROC of 0." in nodule.reason

@@ -238,8 +238,7 @@ def test_a_map_that_stays_is_not(plane: nn.Module, study_of) -> None:
 
     study = study_of(lookup)
     test = sanity.compare_shifted(plane, study, study.maps(plane))
-    assert test.verdict == "fails"
-    assert test.shifts == list(sanity.SHIFTS)
+    assert (test.verdict, test.shifts) == ("fails", list(sanity.SHIFTS))
 
 
 STEPS = 8
