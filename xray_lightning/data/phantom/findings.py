@@ -156,21 +156,12 @@ def hernia(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     yield [film.round_corners(stomach, 1)]
 
 
-OUTLINES: dict[str, Outlines] = {
-    "Atelectasis": atelectasis,
-    "Cardiomegaly": lambda chest, *_: [[chest.heart_outline()]],
-    "Effusion": effusion,
-    "Infiltration": infiltration,
-    "Mass": mass,
-    "Nodule": nodule,
-    "Pneumonia": pneumonia,
-    "Pneumothorax": pneumothorax,
-    "Consolidation": consolidation,
-    "Edema": edema,
-    "Emphysema": lambda chest, *_: [[lung] for lung in chest.lungs],
-    "Fibrosis": fibrosis,
-    "Pleural_Thickening": pleural_thickening,
-    "Hernia": hernia,
+OUTLINES: dict[str, Outlines] = {  # by the finding's name in small letters
+    "cardiomegaly": lambda chest, *_: [[chest.heart_outline()]],
+    "emphysema": lambda chest, *_: [[lung] for lung in chest.lungs],
+    **{each.__name__: each for each in (atelectasis, effusion, infiltration, mass, nodule)},
+    **{each.__name__: each for each in (pneumonia, pneumothorax, consolidation, edema)},
+    **{each.__name__: each for each in (fibrosis, pleural_thickening, hernia)},
 }
 
 
@@ -179,7 +170,7 @@ def regions(chest: Chest, label: str) -> list[Region]:
     visit, index = chest.visit, CHEST_XRAY14.index(label)
     growth = visit.draws(Stream.FINDING, index, visit.follow_up + 1).normal(1, 0.07)
     draw = visit.draws(Stream.FINDING, index)
-    return [*OUTLINES[label](chest, draw, float(np.clip(growth, 0.85, 1.15)))]
+    return [*OUTLINES[label.lower()](chest, draw, float(np.clip(growth, 0.85, 1.15)))]
 
 
 def draw_components(canvas: Canvas, chest: Chest, label: str) -> list[Mask]:
