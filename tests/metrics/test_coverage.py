@@ -13,9 +13,8 @@ from scipy.stats import norm
 from xray_lightning.metrics import decisions
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import measure_reliability
-from xray_lightning.metrics.compare import compare_aurocs
+from xray_lightning.metrics.compare import ERROR, compare_aurocs, compare_with_margin
 from xray_lightning.metrics.estimates import FEW_PATIENTS, estimate_metrics
-from xray_lightning.metrics.margins import ERROR, compare_with_margin
 from xray_lightning.metrics.ranks import RANKED, Ranking, curves_over
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,12 @@ import pytest
 from scipy.stats import norm, t
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.compare import AurocDifferences, Difference, compare_aurocs
-from xray_lightning.metrics.margins import compare_with_margin
+from xray_lightning.metrics.compare import (
+    AurocDifferences,
+    Difference,
+    compare_aurocs,
+    compare_with_margin,
+)
 
 NAN = float("nan")
 

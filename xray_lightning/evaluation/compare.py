@@ -19,7 +19,6 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.calibration import Calibration
 from xray_lightning.metrics.decisions import compare_net_benefit, measure_doubts, require_shares
 from xray_lightning.metrics.intervals import Array, Band, Estimate
-from xray_lightning.metrics.margins import MarginTests, compare_with_margin, require_margin
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.results import Json, Result
 from xray_lightning.wording import fault, tell
@@ -43,7 +42,7 @@ class Comparison(paired.AurocDifferences):
     patients: int | None  # how many; None where unknown
     data: str = ""  # title of the data set, "" where the tables are of no run
     draws: int = 2000  # of the bootstrap of patients (and seeds)
-    margin: MarginTests | None = None  # where one was stated
+    margin: paired.MarginTests | None = None  # where one was stated
     thresholds: list[float] = field(default_factory=list)  # of net benefit, K
     # that of A less that of B, (K,), by label; none of several seeds
     net_benefit: dict[str, Band] = field(default_factory=dict)
@@ -90,7 +89,7 @@ def compare(
         TableError: the test images, their truth or the labels differ; see
             :func:`~xray_lightning.evaluation.predictions.read_own`.
     """
-    require_margin(margin)
+    paired.require_margin(margin)
     lines = require_shares("thresholds", thresholds)
     sides = [_read_tables(model, name) for model, name in ((first, "first"), (second, "second"))]
     if labels:
@@ -112,7 +111,7 @@ def compare(
         patients=reference.patients,
         data=" / ".join(filter(None, dict.fromkeys(titles))),
         draws=draws,
-        margin=compare_with_margin(differences, margin, patients) if margin else None,
+        margin=paired.compare_with_margin(differences, margin, patients) if margin else None,
         **_compare_use(reference, sides, runs, lines, draws=draws, seed=seed) if patients else {},
     )
 
