@@ -106,12 +106,12 @@ from xray_lightning.evaluation.predict import summarise as summarise
 from xray_lightning.evaluation.predictions import Origin as Origin
 from xray_lightning.evaluation.predictions import Predictions as Predictions
 from xray_lightning.evaluation.predictions import read_predictions as read_predictions
+from xray_lightning.evaluation.predictions import read_scores as read_scores
 from xray_lightning.evaluation.predictions import write_predictions as write_predictions
 from xray_lightning.evaluation.probe import BackboneProbe as BackboneProbe
 from xray_lightning.evaluation.probe import probe_backbone as probe_backbone
 from xray_lightning.evaluation.readers import ReaderStudy as ReaderStudy
 from xray_lightning.evaluation.readers import measure_readers as measure_readers
-from xray_lightning.evaluation.scores import read_scores as read_scores
 from xray_lightning.evaluation.sweep import CrossValidation as CrossValidation
 from xray_lightning.evaluation.sweep import SweepComparison as SweepComparison
 from xray_lightning.evaluation.sweep import compare_runs as compare_runs

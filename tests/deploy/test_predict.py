@@ -21,7 +21,7 @@ from xray_lightning.deploy.classifier import Classifier, FileScores
 from xray_lightning.deploy.interpretation import Interpretation
 from xray_lightning.deploy.predict import ScoreTable
 from xray_lightning.errors import ConfigError, DataNotFoundError, OutputError, TableError
-from xray_lightning.evaluation.scores import read_scores
+from xray_lightning.evaluation.predictions import read_scores
 from xray_lightning.folders import LockedError
 from xray_lightning.records import Record
 from xray_lightning.shards import Shard

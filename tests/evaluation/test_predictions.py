@@ -10,8 +10,13 @@ import pytest
 
 from xray_lightning.errors import CheckpointError, TableError
 from xray_lightning.evaluation import predictions as module
-from xray_lightning.evaluation.predictions import Predictions, read_own, write_predictions
-from xray_lightning.evaluation.scores import find_scored_labels, read_scores
+from xray_lightning.evaluation.predictions import (
+    Predictions,
+    find_scored_labels,
+    read_own,
+    read_scores,
+    write_predictions,
+)
 
 LABELS = ("Mass", "Pleural_Thickening", "Hernia")
 

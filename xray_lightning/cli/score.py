@@ -11,9 +11,9 @@ from xray_lightning.data.source import Source, choose_labels, select_labels
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.compare import ACTED_ON, NEEDED, compare, score_truths
 from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
+from xray_lightning.evaluation.predictions import ScoreTable, find_scored_labels
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.evaluation.readers import measure_readers
-from xray_lightning.evaluation.scores import ScoreTable, find_scored_labels
 from xray_lightning.metrics.decisions import PREVALENCES, THRESHOLDS, read_shares
 from xray_lightning.records import take_records, target_matrix
 from xray_lightning.report.evaluation_table import scored_lines

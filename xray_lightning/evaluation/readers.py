@@ -10,7 +10,7 @@ import numpy as np
 from xray_lightning.data.source import choose_labels
 from xray_lightning.data.tables import Table, binary, read_table
 from xray_lightning.errors import TableError
-from xray_lightning.evaluation.scores import find_scored_labels, read_scores
+from xray_lightning.evaluation.predictions import find_scored_labels, read_scores
 from xray_lightning.metrics import readers as metrics
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import NAN, Estimate, Floats
@@ -107,7 +107,7 @@ def measure_readers(
         ConfigError, DataNotFoundError: a label, or a table, that is not there.
         TableError: a column is missing, or none is a label; an image stands twice with a reader and
             modality, or has two patients; one reader; modalities other than two, without a truth or
-            with scores; see also :func:`~xray_lightning.evaluation.scores.read_scores`.
+            with scores; see also :func:`~xray_lightning.evaluation.predictions.read_scores`.
     """
     readings = _read(Path(table), image, reader, patient, modality)
     modalities, readers, images, patients, marks, ignored = readings
