@@ -28,7 +28,7 @@ from xray_lightning.report import explanation as module
 from xray_lightning.report.audit import audit_page, audit_tables
 from xray_lightning.report.figures import COLOURS
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import auroc_table, counts_table, show
+from xray_lightning.report.terminal import show, tabulate
 
 
 def annotate(count: int) -> AnnotatedMaps:
@@ -55,32 +55,33 @@ def places() -> Localisation:
 
 
 def test_tables_of_localisation(places: Localisation) -> None:
-    rows = rows_of(module.pointing_table(places, "cam", "test [f00d]"))
+    names = "random", "centre", "mean box", "ceiling"
+    rows = rows_of(tabulate("pointing", places, "cam", "test [f00d]", names))
     mass = places.labels["Pleural_Thickening"].methods
     game = mass["cam"].pointing_game
-    controls = [f"{mass[n].pointing_game.value:.3f}" for n in ("random", "centre", "mean box")]
+    controls = [f"{mass[n].pointing_game.value:.3f}" for n in names[:3]]
     interval = f"{game.low:.3f}-{game.high:.3f}"
     assert rows["Pleural_Thickening"] == ["24", f"{game.value:.3f}", interval, *controls, "1.000"]
     assert rows["Hernia"][2] == "too few"
     assert rows["Hernia"][5] == "-", "no other patient, no mean box"
     assert (rows["mean"][0], rows["mean"][2]) == ("26", "too few")
     assert rows["mean"][5] == "-", "of one label: nothing beside it is"
-    rows = rows_of(module.overlap_table(places, "cam", published_boxes("nih")))
+    rows = rows_of(tabulate("overlaps", places, "cam", published_boxes("nih")))
     pairs = [f"{mass[n].t_iobb['0.1'].value:.3f} ({mass[n].afp['0.1'].value:.1f})"
              for n in ("cam", "random")]  # fmt: skip
     assert rows["Pleural_Thickening"][:2] == pairs
     assert rows["Hernia"][-1] == rows["mean"][-1] == "-"
     scored = evaluate_localisation({"Mass": annotate(12)}, size=32, draws=40)
-    cell = rows_of(module.overlap_table(scored, "cam", published_boxes("nih")))["Mass"][-1]
+    cell = rows_of(tabulate("overlaps", scored, "cam", published_boxes("nih")))["Mass"][-1]
     assert cell == "0.435 (0.6)"
-    assert len(module.overlap_table(scored, "cam", published_boxes("phantom")).columns) == 3
+    assert len(tabulate("overlaps", scored, "cam", published_boxes("phantom")).columns) == 3
 
 
 def test_means_over_fewer_labels_and_maps_are_said_to_be() -> None:
     dark = annotate(12)
     dark.maps["cam"][:5] -= 2
     places = evaluate_localisation({"Hernia": annotate(1), "Mass": dark}, size=32, draws=40)
-    rows = rows_of(module.methods_table(places, module.SHOWN[0]))
+    rows = rows_of(tabulate("methods", places, "place"))
     game = places.labels["Mass"].methods["mean box"].pointing_game
     assert rows["mean box, 1 labels"][0].startswith(f"{game.value:.3f}")
     assert {"cam", "random", "ceiling"} < set(rows)
@@ -270,7 +271,7 @@ SUMMARY |= {"images": 4000, "patients": 900}
 
 
 def test_auroc_table(capsys) -> None:
-    show(auroc_table({"test": SUMMARY}, "nih [f00d]"), *say("subsets", {"test": SUMMARY}))
+    show(tabulate("aurocs", {"test": SUMMARY}, "nih [f00d]"), *say("subsets", {"test": SUMMARY}))
     text = capsys.readouterr().out
     assert "nih [f00d]" in text, "square brackets are no markup"
     assert "1,200" in text
@@ -285,7 +286,7 @@ def test_text_from_data_is_no_markup(capsys) -> None:
     names = ("[/red]", "[red]x[bold]", ":skull:", "\\[b]", "[link=http://x]", "** a | b", "===")
     auroc = SUMMARY["auroc"] | {"labels": dict.fromkeys(names, 0.5)}  # type: ignore[operator]
     odd = SUMMARY | {"auroc": auroc, "positives": dict.fromkeys(names, 1)}
-    show(auroc_table({"test": odd}, ""), *names)
+    show(tabulate("aurocs", {"test": odd}, ""), *names)
     text = capsys.readouterr().out
     for name in names:
         assert text.count(name) == 2
@@ -305,14 +306,14 @@ def summary(counts: SubsetCounts) -> DataSummary:
 
 def test_counts_table(capsys) -> None:
     counts = SubsetCounts(50, 9, {"Mass": 5, "Hernia": 0}, {"Mass": 50, "Hernia": 0})
-    show(counts_table(summary(counts)))
+    show(tabulate("counts", summary(counts)))
     assert "5 (10.0 %)" in capsys.readouterr().out
 
 
 def test_unknown_patients(capsys) -> None:
     line, _ = say("subsets", {"test": SUMMARY | {"patients": None}})
     assert line == "test: 4,000 images of an unknown number of patients [[abc]]"
-    show(counts_table(summary(SubsetCounts(5000, None, {"Mass": 5}, {"Mass": 50}))))
+    show(tabulate("counts", summary(SubsetCounts(5000, None, {"Mass": 5}, {"Mass": 50}))))
     text = capsys.readouterr().out
     assert "5,000" in text
     (row,) = [line for line in text.splitlines() if "patients" in line]

@@ -10,7 +10,7 @@ from xray_lightning.data.vocabulary import list_sets
 from xray_lightning.errors import ConfigError
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import counts_table, labels_tables
+from xray_lightning.report.terminal import labels_tables, tabulate
 from xray_lightning.shards import Shard
 
 PROBE = DEFAULTS["probe"]
@@ -52,7 +52,8 @@ def data(request: Request) -> None:
     source: Source = make(config.data)
     split = split_source(source, make(config.split), source.records)
     summary, path = summarise_data(source, split), request.keep("data.json")
-    request.present(summary.to_json(), counts_table(summary), *say("data", summary), path=path)
+    lines = tabulate("counts", summary), *say("data", summary)
+    request.present(summary.to_json(), *lines, path=path)
 
 
 def labels(request: Request) -> None:
@@ -80,8 +81,8 @@ def probe(request: Request) -> None:
     path = request.keep("probe.json")
     from xray_lightning.cli.build import data_from, prepare_process, wants_gpu  # torch, after paths
     from xray_lightning.evaluation.probe import probe_backbone
+    from xray_lightning.metrics.estimates import FEW_PATIENTS
     from xray_lightning.models.backbones import require_sizes
-    from xray_lightning.report.evaluation_table import probe_lines
 
     data = data_from(config, source, workers=prepare_process(config)["workers"])
     net = make(config.model, labels=data.labels).to("cuda" if wants_gpu(config) else "cpu")
@@ -89,4 +90,5 @@ def probe(request: Request) -> None:
     with show_progress("images through the backbone", unit="images") as report:
         seed = own["bootstrap_seed"]
         result = probe_backbone(net, data, draws=own["draws"], seed=seed, progress=report)
-    request.present(result.to_json(), *probe_lines(result), path=path)
+    lines = tabulate("probes", result), *say("probe", result, FEW_PATIENTS)
+    request.present(result.to_json(), *lines, path=path)

@@ -1,18 +1,13 @@
 """An audit of a split: tables for the terminal, and one self-contained HTML page."""
 
-from collections.abc import Sequence
-
 from markupsafe import Markup
 from rich.table import Table
 
 from xray_lightning.audit.run import Audit, Hospitals
-from xray_lightning.audit.shift import Quantity
 from xray_lightning.report.drawings import Row, dots_figure
 from xray_lightning.report.page import page
 from xray_lightning.report.terminal import tabulate
 from xray_lightning.wording import number
-
-MEANS = ("age", "follow-up number", "images per patient")  # the other quantities are shares
 
 
 def audit_page(audit: Audit) -> str:
@@ -46,8 +41,8 @@ def audit_tables(audit: Audit) -> list[Table | str]:
     hospitals = hospital_tables(audit.hospitals) if audit.hospitals else []
     return [
         *hospitals,
-        shift_table(f"{audit.data}, {split}: prevalence in %", audit.shift.prevalence),
-        shift_table("metadata", audit.shift.metadata),
+        tabulate("shift", f"{audit.data}, {split}: prevalence in %", audit.shift.prevalence),
+        tabulate("shift", "metadata", audit.shift.metadata),
         "ratio: test / train+val; p: corrected over the rows (Holm)",
         tabulate("baselines", audit),
         f"intervals: 95 % ({audit.leakage.patients.drawn})",
@@ -63,11 +58,6 @@ def hospital_tables(hospitals: Hospitals) -> list[Table | str]:
         alone = [row.name for row in rows if not all(row.known.values())]
         for name, rows in {"prevalence in %": shift.prevalence, "metadata": shift.metadata}.items():
             both = [row for row in rows if row.name not in alone]
-            tables += [shift_table(f"{title}: {name}", both)] if both else []
+            tables += [tabulate("shift", f"{title}: {name}", both)] if both else []
         tables += [f"not known in both: {', '.join(alone)}"] if alone else []
     return [*tables, "ratio: the other hospital / the first; p: corrected over the rows (Holm)"]
-
-
-def shift_table(title: str, rows: Sequence[Quantity]) -> Table:
-    """A row for each quantity: its value in each group, the last over what it is compared with."""
-    return tabulate("shift", title, rows, MEANS)

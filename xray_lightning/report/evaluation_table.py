@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -15,14 +14,6 @@ from xray_lightning.records import patients_text
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import tabulate
 
-if TYPE_CHECKING:  # torch
-    from xray_lightning.evaluation.probe import BackboneProbe
-
-ERRORS = {  # metric to its name
-    **{"brier": "Brier", "calibration_error": "ECE"},
-    **{"calibrated_brier": "Brier calibrated", "calibrated_error": "ECE calibrated"},
-}
-
 
 def evaluation_lines(
     evaluation: Evaluation, title: str, *, subgroups: bool = True
@@ -31,9 +22,10 @@ def evaluation_lines(
     metrics, points = evaluation.metrics, evaluation.operating_points
     pooled = evaluation.pooled.hospital_alone if evaluation.pooled else {}
     lines: list[Table | str] = [tabulate("evaluation", metrics, title, pooled)]
-    lines += hospital_lines(evaluation)
+    if evaluation.pooled:
+        lines += [tabulate("hospitals", evaluation), *say("hospitals", evaluation.pooled.probe)]
     lines += [tabulate("frequency", metrics.groups)] if metrics.groups else []
-    lines.append(tabulate("errors", metrics, {k: ERRORS[k] for k in ERRORS if k in metrics.mean}))
+    lines.append(tabulate("errors", metrics))
     thresholds = points.thresholds if points else {}
     if points and evaluation.calls and thresholds:
         lines.append(tabulate("points", metrics, points, evaluation.calls))
@@ -61,17 +53,6 @@ def scored_lines(evaluation: Evaluation, title: str, notes: Sequence[str]) -> li
     return [*evaluation_lines(evaluation, title), images, *said]
 
 
-def hospital_lines(evaluation: Evaluation) -> list[Table | str]:
-    """AUROC of each label in each hospital beside the pooled one; [] for images of one."""
-    if evaluation.pooled is None:
-        return []
-    rows = [row for row in evaluation.subgroups if row.dimension == "hospital"]
-    names = list(dict.fromkeys(row.group for row in rows))
-    inside = {(row.label, row.group): row for row in rows}
-    table = tabulate("hospitals", evaluation, names, inside)
-    return [table, *say("hospitals", evaluation.pooled.probe)]
-
-
 def use_lines(evaluation: Evaluation) -> list[Table | str]:
     """How far the best scores of a label hold, where acting on them helps, what calls mean."""
     reliability, curves = evaluation.reliability, evaluation.at_prevalence
@@ -94,11 +75,6 @@ def gap_table(rows: Sequence[Gaps]) -> Table:
     families = groupby((row for row in rows if row.gaps), lambda row: (row.kind, row.label == ANY))
     largest = [max(family, key=lambda row: row.gaps[0].gap) for _, family in families]
     return tabulate("gaps", largest, KINDS)
-
-
-def probe_lines(probe: "BackboneProbe") -> list[Table | str]:
-    """AUROC of both probes of a backbone's features, and on what that rests."""
-    return [tabulate("probes", probe), *say("probe", probe, FEW_PATIENTS)]
 
 
 def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:

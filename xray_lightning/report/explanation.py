@@ -1,6 +1,6 @@
 """What ``xray explain`` and ``shortcuts`` show: tables for the terminal, galleries, curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from rich.table import Table
 from xray_lightning.audit.shortcuts import Shortcuts, find_shortcuts, write_gist
 from xray_lightning.checkpoint import Checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.evaluation.published import PublishedBoxes
-from xray_lightning.explain.localisation import CONTROLS, Localisation
+from xray_lightning.explain.localisation import CONTROLS
 from xray_lightning.explain.overlays import write_maps
 from xray_lightning.explain.run import DOUBTED, Explanation, explain_checkpoint
 from xray_lightning.explain.saliency import TESTS, Randomisation, SaliencyTests
@@ -26,14 +25,7 @@ from xray_lightning.report.terminal import show, tabulate
 from xray_lightning.wording import shorten
 from xray_lightning.writing import Json, save_figure, write_json, write_rows
 
-SHOWN = (  # three metrics a table: it fits 80 columns
-    {"pointing game": "pointing_game", "energy inside": "energy", "AP": "average_precision"},
-    {"centre": "centre", "IoU": "iou", "IoBB": "iobb"},
-    {"T(IoU) 0.1": "t_iou", "T(IoBB) 0.1": "t_iobb", "AFP 0.1": "afp"},  # as of Wang 2017
-)
-PAIR = ("t_iobb", "afp")
 ACROSS = 5  # methods of a table of verdicts
-
 MEASURES = {"spearman": "rank correlation", "absolute": "the same of |map|", "ssim": "SSIM"}
 ORDERS = {"map": "the map's order", "random": "random order", "centre": "centre first"}
 STYLES = ("-o", "--s", ":^")
@@ -73,33 +65,15 @@ def explanation_lines(explanation: Explanation) -> list[Table | str]:
         title = f"{explanation.subset} set of {explanation.data}, split {split} "
         title += f"[{explanation.fingerprint}]"
         thresholds = [one for methods in places.thresholds.values() for one in methods.values()]
-        lines.append(pointing_table(places, method, title))
-        lines.append(overlap_table(places, method, explanation.published))
-        lines += [methods_table(places, names) for names in SHOWN]
+        lines.append(tabulate("pointing", places, method, title, CONTROLS))
+        lines.append(tabulate("overlaps", places, method, explanation.published))
+        lines += [tabulate("methods", places, kind) for kind in ("place", "overlap", "boxes")]
         lines += say("localisation", explanation, thresholds)
     if explanation.saliency:
         lines += saliency_lines(explanation.saliency)
     elif explanation.saliency_missing:
         lines.append(f"note: no saliency tests: {explanation.saliency_missing}")
     return [*lines, *say("doubts", explanation.doubts, explanation.subset)]
-
-
-def pointing_table(places: Localisation, method: str, title: str) -> Table:
-    """Pointing game of one method, a row a label, with its interval and the controls'."""
-    return tabulate("pointing", places, method, title, CONTROLS)
-
-
-def overlap_table(
-    places: Localisation, method: str, published: Sequence[PublishedBoxes] = ()
-) -> Table:
-    """T(IoBB) at an overlap of 0.1, a row a label."""
-    beside = {row.measure: row for row in published if row.measure in PAIR}
-    return tabulate("overlaps", places, method, beside)
-
-
-def methods_table(places: Localisation, names: Mapping[str, str]) -> Table:
-    """Every method and control, the mean over the labels."""
-    return tabulate("methods", places, names)
 
 
 def saliency_lines(saliency: Mapping[str, SaliencyTests]) -> list[Table | str]:

@@ -43,7 +43,7 @@ from xray_lightning.report import figures
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.gallery import Panel, results_panel
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import auroc_table
+from xray_lightning.report.terminal import tabulate
 from xray_lightning.training.run import TrainingRun
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import Json, write_json
@@ -183,7 +183,7 @@ def finished_lines(finished: FinishedRun) -> list[Table | str]:
     data, split = evaluation.origin.data, evaluation.origin.split
     title = f"{data}, split {split.name} [{split.fingerprint}]" if split else data
     return [
-        auroc_table(summaries, title),
+        tabulate("aurocs", summaries, title),
         *evaluation_lines(evaluation, f"test of {data}", subgroups=False),
         *say("subsets", summaries),
         *say("trained", run),

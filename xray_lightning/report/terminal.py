@@ -1,6 +1,6 @@
 """Tables and lines for the terminal; each table fits 80 columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from xray_lightning.report.page import say
 from xray_lightning.wording import interval_text, open_templates
 
 if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
-    from xray_lightning.data.summary import DataSummary, LabelTable
+    from xray_lightning.data.summary import LabelTable
     from xray_lightning.evaluation.compare import Comparison, ExpertTruth
     from xray_lightning.evaluation.readers import ReaderStudy
     from xray_lightning.evaluation.sweep import CrossValidation, SweepComparison
@@ -89,11 +89,6 @@ def _divide(row: str) -> list[str]:
     return [cell.translate(SHOWN) for cell in row.split(" | ")]
 
 
-def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
-    """AUROC per label of each part with its positives, the mean in the last row."""
-    return tabulate("aurocs", metrics, title)
-
-
 def labels_tables(table: "LabelTable") -> list[Table | str]:
     """The map of labels, up to ``SETS`` data sets in a table of at most 80 columns."""
     names = list(table.images)
@@ -108,11 +103,6 @@ def labels_tables(table: "LabelTable") -> list[Table | str]:
             column.max_width = 18 if column is drawn.columns[0] else CELL
         tables.append(drawn)
     return [*tables, *say("labels")]
-
-
-def counts_table(summary: "DataSummary") -> Table:
-    """Images, patients and positives (their share of the known targets) of each subset."""
-    return tabulate("counts", summary)
 
 
 def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[Table | str]:
