@@ -16,6 +16,7 @@ from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import Record, patient_ids, read_column
 from xray_lightning.results import Json, Result
+from xray_lightning.wording import fault
 
 LISTED = 20  # pairs
 
@@ -76,9 +77,7 @@ def compare_images(
         ConfigError: the size is below 64, too small to compare radiographs.
     """
     if size < SIDE:
-        raise ConfigError(
-            f"duplicates=true compares at {SIDE} px or more: image_size={size} is too small"
-        )
+        raise ConfigError(fault("small_for_copies", SIDE, size))
     from xray_lightning.data.cache import open_cache  # the decoders
 
     records = readable_records(source)

@@ -19,7 +19,7 @@ from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.results import Result
-from xray_lightning.wording import tell
+from xray_lightning.wording import fault, tell
 
 DRAWS = 500
 say = partial(tell, __package__)  # the sentences of a subject
@@ -191,17 +191,10 @@ def decompose_change(
     scored = []
     for subset, table in (("val", val), ("test", test)):
         if unknown := [image for image in table.image_ids if image not in by_id]:
-            raise TableError(
-                f"{len(unknown):,} scored images are not in the label table, the first is "
-                f"{unknown[0]}: are these predictions on other data?"
-            )
+            raise TableError(fault("other_data", unknown))
         theirs, own = fingerprint({subset: table.image_ids}), split.subset_fingerprints[subset]
         if theirs != own:  # the page would mix two splits
-            raise TableError(
-                f"the predictions of {subset} are of other images [{theirs}] than the {subset} set "
-                f"of split {split.name} [{own}]: audit the run's split (the split and data "
-                "settings of its config.yaml)"
-            )
+            raise TableError(fault("other_split", subset, theirs, split.name, own))
         rows = [by_id[image] for image in table.image_ids]
         columns = LabelTable.of(rows, table.labels, leaks.name_untold(source))
         columns = replace(columns, targets=table.targets.astype(np.float64))

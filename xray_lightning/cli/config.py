@@ -27,6 +27,7 @@ from xray_lightning.cli.settings import find_conf, list_keys, to_container
 from xray_lightning.errors import ConfigError, XrayError
 from xray_lightning.folders import name_run
 from xray_lightning.formats import ADDED, upgrade_settings
+from xray_lightning.wording import fault
 from xray_lightning.writing import entries_of
 
 # What only the owner of the disk can change: no right, no room, a file where a folder should be.
@@ -204,10 +205,7 @@ def split_sets(
         elif len(words) > 2 and words[1] in settings:
             settings[words[1]].append(f"data.{'.'.join(words[2:])}={value}")
         else:
-            leaf = words[-1]
-            raise ConfigError(
-                f"{text}: of which data set? {' or '.join(f'data.{n}.{leaf}=' for n in names)}"
-            )
+            raise ConfigError(fault("of_which", text, names, words[-1]))
     return settings, rest
 
 
@@ -274,10 +272,7 @@ def require_trusted(saved: Mapping[str, Any], place: Path) -> None:
             plain = value is None or isinstance(value, int | float | Mapping | list | tuple)
             reason = "" if plain else "is not a plain value"
         if reason:
-            raise ConfigError(
-                f"{place}: {key}={value!r:.200} {reason}, so it could do anything on this machine. "
-                "If you know who wrote this file: trust=true"
-            )
+            raise ConfigError(fault("unsafe", place, key, value, reason))
 
 
 # --- errors -----------------------------------------------------------------------------------

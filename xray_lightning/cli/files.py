@@ -17,7 +17,7 @@ from xray_lightning.hub import name_place
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
 from xray_lightning.shards import Shard
-from xray_lightning.wording import name_first
+from xray_lightning.wording import fault, name_first
 from xray_lightning.writing import write_file
 
 CHECKED = 5  # films an export is checked on
@@ -168,7 +168,4 @@ def present_files(request: Request, values: Own, lines: list[str]) -> None:
 def require_whole(failures: Collection[str], count: int, folder: Path, what: str) -> None:
     """Leave with the exit code of a part if some of the files could not be done."""
     if failures:
-        raise PartialError(
-            f"{len(failures):,} of {count:,} files could not be {what}: {name_first(failures)}; "
-            f"{folder / 'failed.csv'} says why, and running this again tries them again"
-        )
+        raise PartialError(fault("partly_done", failures, count, folder, what))

@@ -70,8 +70,7 @@ def start_run(config: Settings, source: Source | None = None) -> float | None:
         if (run / "config.yaml").is_file():
             if not config.resume and (path := run / "metrics.json").is_file():
                 if not configs.in_sweep():
-                    what = f"resume={run} continues it, or name another"
-                    raise ConfigError(f"{run} holds a run already: {what}")
+                    raise ConfigError(fault("finished_run", run))
                 mean: float | None = read_json(path)["val"]["auroc"]["mean"]
                 show(f"finished before: {run}, validation AUROC {number(mean, 4)}")
                 return mean
@@ -120,8 +119,7 @@ def require_same_settings(config: Settings, run: Path) -> None:
     changed = [key for key in keys if now.get(key) != then.get(key)]
     changed.sort(key=lambda key: key.count("."))  # what others are derived from comes first
     if changed:
-        shown = ", ".join(f"{key}={then.get(key)} (now {now.get(key)})" for key in changed[:3])
-        raise ConfigError(f"{run} holds a run with other settings: {shown}; name another folder")
+        raise ConfigError(fault("run_of_others", run, changed[:3], then, now))
 
 
 def fit(

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.folders import prepare_folder
+from xray_lightning.wording import fault
 from xray_lightning.writing import json_text, write_json
 
 SETTING = re.compile(r"[+~]*[\w.@]+(/\w+)?=")  # hydra/launcher= too; a path with = stands first
@@ -157,9 +158,7 @@ def read_request(
     missing = words[len(files) :]
     swapped = [text for text in files if SETTING.match(text) and not Path(text).exists()]
     if missing or (swapped and "/" not in swapped[0]):
-        named = ", ".join(missing) or swapped[0]
-        raise ConfigError(f"name the files first: {usage} (got {named})" if swapped else
-                          f"name {named}: the files come first, {usage}")  # fmt: skip
+        raise ConfigError(fault("files_first", missing, swapped, usage))
     own, others = take_own(settings, {RUN_DIR: ""})
     out = out or (Path(own[RUN_DIR]) if own[RUN_DIR] else None)
     return Request(tuple(files), tuple(others), out, as_json)
@@ -179,8 +178,7 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
             if not given:
                 value = "true" if name in SWITCHES else next(rest, "--")
             if value.startswith("--"):
-                flags = "--json, --out DIR and --help"
-                raise ConfigError(f"{text} is not a flag: {flags} are, a setting is {name}=VALUE")
+                raise ConfigError(fault("no_flag", text, name))
             text = f"{name}={value}"
         settings.append(text)
     return settings

@@ -18,6 +18,7 @@ from xray_lightning.metrics.decisions import PREVALENCES, THRESHOLDS, read_share
 from xray_lightning.records import take_records, target_matrix
 from xray_lightning.report.evaluation_table import scored_lines
 from xray_lightning.report.terminal import comparison_lines, reader_lines, truth_lines
+from xray_lightning.wording import fault
 from xray_lightning.writing import write_rows
 
 OWN = DEFAULTS["score"]
@@ -29,10 +30,8 @@ def score(request: Request) -> None:
     table = Path(request.files[0])
     own, values = take_own(request.settings, OWN)
     if (points := own["points"]) and points not in {*SUBSETS} - {own["subset"] or points}:
-        raise ConfigError(  # on the images they are applied to they would flatter
-            f"points={points!r}: operating points are chosen on one of {', '.join(SUBSETS)}, and "
-            "subset= names another one to apply them to"
-        )
+        # on the images they are applied to they would flatter
+        raise ConfigError(fault("points_of", points, SUBSETS))
     how: Own = {k: read_shares(key, own[key], usual) for k, (key, usual) in SHARES.items()}
     how["prior"] = require_prior(read_value("prior", own["prior"]))
     config = compose_settings(values, OWN)

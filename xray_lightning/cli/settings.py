@@ -20,6 +20,7 @@ from omegaconf._utils import get_yaml_loader
 from xray_lightning.cli.request import Own, Request, describe_unknown, take_own
 from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
 from xray_lightning.hub import locate, name_place
+from xray_lightning.wording import fault
 from xray_lightning.writing import entries_of
 
 Settings = DictConfig  # what the verbs call it: Hydra and OmegaConf stay in few files
@@ -128,8 +129,7 @@ def require_changes(
         key = text.partition("=")[0]
         if key.split(".")[0] not in allowed:
             near = get_close_matches(key, {*allowed, *OPENING, *EXPLAIN, *EVALUATE}, 1, cutoff=0.7)
-            hint = f"; {near[0]}?" if near else ""
-            raise ConfigError(f"{text}: {what} {', '.join(allowed)}{hint}")
+            raise ConfigError(fault("no_change", text, what, allowed, near))
 
 
 # --- keys that no setting has ---------------------------------------------------------------
@@ -154,13 +154,8 @@ def require_known_keys(config: Settings, *, below: bool = True) -> None:
     optional = {"epochs", "weights", "trust", "monitor"}
     usual = read_known_keys()[""]
     if missing := sorted(set(usual) - optional - set(plain)):
-        key = missing[0]
-        group = (find_conf() / key).is_dir()
-        example = f"a file of conf/{key}/" if group else f"such as {usual[key]!r:.60}"
-        raise ConfigError(
-            f"the setting {key} is missing: it was deleted, or the configuration is of an older "
-            f"version; give {key}=, {example}"
-        )
+        group = (find_conf() / missing[0]).is_dir()
+        raise ConfigError(fault("missing_setting", missing[0], group, usual[missing[0]]))
 
 
 def _find_unknown_keys(node: Mapping[str, Any], place: str = "") -> Iterator[str]:

@@ -29,6 +29,7 @@ from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import show_progress
 from xray_lightning.records import Record, target_matrix
+from xray_lightning.wording import fault
 from xray_lightning.writing import write_json
 
 Augment = Callable[[Image, int], Image]
@@ -153,9 +154,7 @@ class XrayDataModule(pl.LightningDataModule):
         require_choice("resident", self.resident, ("auto", "true", "false"))
         self.by_cpu = getattr(augment, "by_cpu", augment is not None)  # what augments
         if self.by_cpu and self.resident == "true":
-            raise ConfigError(
-                "resident=true, but a CPU augments: use resident=auto or augment=none"
-            )
+            raise ConfigError(fault("resident_augmented"))
         self.labels = source.labels
         self.records = readable_records(source)
         self.split = split_source(source, split, self.records)
@@ -213,10 +212,7 @@ class XrayDataModule(pl.LightningDataModule):
         """
         wider = find_ancestors(self.labels)
         if not wider:
-            raise ConfigError(
-                f"none of the labels {', '.join(self.labels)} is a kind of another: a hierarchy "
-                "needs such as Edema and Lung Opacity (data=chexpert, mimic or vindr)"
-            )
+            raise ConfigError(fault("no_hierarchy", self.labels))
         rows = [[other in wider.get(label, ()) for other in self.labels] for label in self.labels]
         return torch.tensor(rows)
 
@@ -259,18 +255,14 @@ class XrayDataModule(pl.LightningDataModule):
         """
         for subset in SUBSETS:
             if (count := len(self.split.subsets[subset])) < world:
-                raise ConfigError(
-                    f"{world} processes cannot share the {count} images of the {subset} set; use "
-                    f"trainer.devices={count} or fewer"
-                )
+                raise ConfigError(fault("fewer_images", world, count, subset))
 
     def require_trainer(self, trainer: pl.Trainer) -> None:
         """Refuse what a trainer cannot do: as :meth:`require_images`, and a GPU's work on a CPU."""
         self.require_images(trainer.world_size)
         on_gpu = trainer.strategy.root_device.type == "cuda"
         if not on_gpu and (self.augment_on == "gpu" or self.resident == "true"):
-            given = f"augment.on={self.augment_on} resident={self.resident}"
-            raise ConfigError(f"{given}: this run trains without a GPU; use auto for both")
+            raise ConfigError(fault("without_gpu", self.augment_on, self.resident))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Do what a loader left to the training device."""

@@ -14,6 +14,7 @@ from xray_lightning.metrics import localisation as scoring
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Estimate, Floats, divided
 from xray_lightning.results import Result
+from xray_lightning.wording import fault
 
 CONTROLS = ("random", "centre", "mean box", "ceiling")
 BOXES, MASKS = "the union of its boxes", "its exact mask"
@@ -238,10 +239,7 @@ def evaluate_localisation(
     """Metrics of every method beside the controls, per label and as the mean over the labels."""
     reference = reference or Reference({}, {}, frozenset())
     if shared := reference.patients.intersection(_patients(scored)):
-        raise ConfigError(
-            f"thresholds were tuned on {len(shared)} of the patients to be scored, the first is "
-            f"{min(shared)}: tune on a subset that shares no patient with this one"
-        )
+        raise ConfigError(fault("tuned_on_scored", shared))
     boxes = reference.boxes
     bootstrap, first = PatientBootstrap(_patients(scored), draws, seed), 0  # of all labels
     labels, thresholds, drawn = {}, {}, {}

@@ -23,6 +23,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from xray_lightning.errors import ConfigError, require_choice
 from xray_lightning.models.batches import evaluation_mode
 from xray_lightning.models.network import XrayNet
+from xray_lightning.wording import fault
 
 Floats = npt.NDArray[Any]  # floating, of either precision
 
@@ -241,10 +242,7 @@ def class_maps(
     needed = {"cam": ("maps",), GATES: ("attention_maps",)}
     parts = needed.get(method, ("forward_features", "forward_head"))
     if missing := [name for name in parts if not hasattr(net, name)]:
-        raise ConfigError(
-            f"method {method!r} needs {' and '.join(missing)} of the network, which "
-            f"{type(net).__name__} lacks; give an XrayNet"
-        )
+        raise ConfigError(fault("network_lacks", method, missing, type(net).__name__))
     if images.ndim != 4 or images.shape[1] != 1:
         raise ConfigError(f"expected images of shape (B, 1, H, W), got {tuple(images.shape)}")
     columns = _columns(net.labels, range(len(net.labels)) if labels is None else labels)
@@ -275,9 +273,7 @@ def _columns(known: tuple[str, ...], labels: Sequence[str | int]) -> list[int]:
         raise ConfigError(f"labels must be a list of one label or more, got {labels!r}")
     places: list[str | int] = [*known, *range(len(known))]
     if unknown := [label for label in labels if label not in places]:
-        raise ConfigError(
-            f"label must be one of {', '.join(known)}, or 0 to {len(known) - 1}, got {unknown[0]!r}"
-        )
+        raise ConfigError(fault("no_label", known, unknown[0]))
     return [places.index(label) % len(known) for label in labels]
 
 

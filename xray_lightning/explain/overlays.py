@@ -21,7 +21,7 @@ from xray_lightning.explain.localisation import BOXES, MASKS, AnnotatedMaps, Box
 from xray_lightning.metrics.localisation import Heat, Region, pointing_game, region_of
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
-from xray_lightning.wording import tell
+from xray_lightning.wording import fault, tell
 from xray_lightning.writing import open_replacing, save_figure
 
 Floats = npt.NDArray[np.float32]
@@ -326,8 +326,5 @@ def require_xray(trainer: pl.Trainer, module: pl.LightningModule) -> tuple[XrayN
     """The network and the data of a run; a ConfigError if they are of other classes."""
     net, data = getattr(module, "net", None), getattr(trainer, "datamodule", None)
     if not isinstance(net, XrayNet) or not isinstance(data, XrayDataModule):
-        raise ConfigError(
-            "HeatMaps works in a Trainer that is given an XrayTask and an XrayDataModule, got "
-            f"{type(module).__name__} and {type(data).__name__}"
-        )
+        raise ConfigError(fault("no_xray", type(module).__name__, type(data).__name__))
     return net, data

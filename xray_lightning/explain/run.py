@@ -27,6 +27,7 @@ from xray_lightning.models.network import XrayNet, pool_features
 from xray_lightning.progress import show_progress
 from xray_lightning.results import Json, Result
 from xray_lightning.training.task import XrayTask
+from xray_lightning.wording import fault
 
 NO_BOX, NO_METHOD = "no image has a box", "no method was asked for"
 NO_FINDING = f"no finding with an AUROC on validation is on {FEWEST} patients; label= names one"
@@ -146,10 +147,7 @@ def require_explainable(
         raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {label!r}")
     trained = checkpoint.description.split.get("subsets", {}).get("val")
     if subset == "val" and data.split.subset_fingerprints["val"] != trained:
-        raise ConfigError(
-            "subset=val: this split's validation set is not that of the training run, and only "
-            "test images are checked for patients it learned from; use subset=test"
-        )
+        raise ConfigError(fault("other_validation"))
     if doubts and len({record.patient_id for record in data.subset_records(subset)}) < 2:
         raise ConfigError(f"doubts: neighbours are of other patients, and {subset} has one")
     shuffled = [] if permuted is None else [permuted]
@@ -171,14 +169,9 @@ def _load_comparable(
         theirs = other.description
         require_labels(theirs, labels, str(path))
         if (theirs.net, theirs.preprocessing) != (own.net, own.preprocessing):
-            raise ConfigError(
-                f"{path} has another network or preprocessing than {checkpoint.path}: their maps "
-                "cannot be compared; train it with the same settings but the seed"
-            )
+            raise ConfigError(fault("other_network", path, checkpoint.path))
         if theirs.config.get("permute_labels", False) != permuted:
-            needed = f"{'permuted' if permuted else 'seeds'}= needs the opposite"
-            was = f"permute_labels={str(not permuted).lower()}"
-            raise ConfigError(f"{path} was trained with {was}: {needed}")
+            raise ConfigError(fault("permutation", path, permuted))
         if (seed := theirs.config.get("seed", path)) in seeds:
             raise ConfigError(f"{path} has seed={seed}, as another one: maps of it agree anyway")
         seeds.add(seed)

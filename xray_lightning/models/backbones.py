@@ -139,9 +139,8 @@ def read_state(path: Path) -> State:
         with torch.serialization.safe_globals([argparse.Namespace]):  # settings, as MAE's
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a foreign file can raise anything
-        plain = "no plain checkpoint; a pickled module is never loaded, see models/README.md"
-        what = "damaged" if isinstance(error, DAMAGE) else plain
-        raise WeightsError(f"model.weights: {path} is {what} ({_first_line(error)})") from error
+        damaged = isinstance(error, DAMAGE)
+        raise WeightsError(fault("bad_weights", path, damaged, _first_line(error))) from error
     state = loaded if isinstance(loaded, dict) else {}
     for place in PLACES:
         state = state[place] if isinstance(state.get(place), dict) else state

@@ -16,6 +16,7 @@ from xray_lightning.evaluation.compare import Comparison
 from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.report.page import say
+from xray_lightning.wording import fault
 
 Values = Mapping[str, Any]
 T = TypeVar("T")
@@ -42,15 +43,9 @@ class Run:
 def read_run(folder: str | Path, metrics: Values | None = None) -> Run:
     """Read a run's folder; ``metrics`` is what metrics.json will say of a run about to finish."""
     if not ((folder := Path(folder)) / "config.yaml").is_file():
-        raise ConfigError(
-            f"{folder} holds no run: it has no config.yaml; name the folder of a training run, "
-            "such as outputs/2026-01-31_12-00-00_xception_patient"
-        )
+        raise ConfigError(fault("no_run", folder))
     if metrics is None and not (folder / "metrics.json").is_file():
-        raise ConfigError(
-            f"{folder} is not finished: it has no metrics.json; continue it with python train.py "
-            f"resume={folder}"
-        )
+        raise ConfigError(fault("run_without_metrics", folder))
     metrics = _read(folder / "metrics.json", _load) if metrics is None else metrics
     tables = {
         subset: _read(folder / f"predictions_{subset}.csv", lambda path: read_own(path, metrics))
@@ -78,26 +73,15 @@ def require_one_run(run: Run) -> None:
     hashes = {run.metrics["val"].get(HASH), run.metrics["test"].get(HASH)}
     hashes.add(evaluation.origin.weights_sha256)
     if len(hashes) > 1:
-        raise ConfigError(
-            f"{folder} holds results of different checkpoints: val and test of metrics.json and "
-            f"evaluation.json name other weights. {remedy}"
-        )
+        raise ConfigError(fault("several_weights", folder, remedy))
     for subset, table in run.predictions.items():
         images = fingerprint({subset: table.image_ids})
         told = {run.environment["split"]["parts"][subset], run.metrics[subset]["fingerprint"]}
         told |= {evaluation.fingerprint} if subset == "test" else set()
         if told != {images} or table.labels != tuple(evaluation.metrics.labels):
-            raise ConfigError(
-                f"{folder} holds files of different runs: predictions_{subset}.csv is of the "
-                f"images [{images}] and {len(table.labels)} labels, the other files are of "
-                f"{sorted(told)} and {len(evaluation.metrics.labels)}. {remedy}"
-            )
+            raise ConfigError(fault("several_runs", run, subset, images, told, remedy))
     if run.explain and run.explain["fingerprint"] != evaluation.fingerprint:
-        raise ConfigError(
-            f"{folder / 'explain/explain.json'} is of other images "
-            f"[{run.explain['fingerprint']}] than the run's test set "
-            f"[{evaluation.fingerprint}]: remove it, or run xray explain again"
-        )
+        raise ConfigError(fault("other_maps", run))
 
 
 def _read_explain(path: Path, metrics: Values) -> tuple[Values | None, str]:

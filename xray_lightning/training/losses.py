@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError, require_integer, require_number
+from xray_lightning.wording import fault
 
 
 class WeightedBCE(nn.Module):
@@ -153,10 +154,7 @@ class ClassBalanced(nn.Module):
     def __init__(self, class_counts: Tensor, *, beta: float = 0.9999, gamma: float = 0.0) -> None:
         super().__init__()
         if class_counts.ndim != 2 or len(class_counts) != 2 or bool((class_counts < 0).any()):
-            raise ConfigError(
-                "loss.class_counts must be images without and with each label, (2, L), got "
-                f"{class_counts.tolist()}"
-            )
+            raise ConfigError(fault("class_counts", class_counts.tolist()))
         weights = effective_number_weights(class_counts, require_number("loss.beta", beta, 0, 1))
         self.register_buffer("weights", weights, persistent=False)
         self.gamma = require_number("loss.gamma", gamma, 0)

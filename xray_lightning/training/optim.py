@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from xray_lightning.errors import ConfigError, require_integer, require_number
+from xray_lightning.wording import fault
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
@@ -75,10 +76,7 @@ def layer_depths(backbone: Any, layer_decay: float) -> dict[str, int]:
     stated = getattr(backbone, "pretrained_cfg", {})
     heads = stated.get("classifier")
     if not heads or not hasattr(backbone, "group_matcher"):
-        raise ConfigError(
-            f"optim.layer_decay: timm states no layers for {stated.get('architecture')!r}; use "
-            "optim.layer_decay=null or another backbone"
-        )
+        raise ConfigError(fault("no_layers", stated.get("architecture")))
     head = f"{heads if isinstance(heads, str) else heads[0]}.weight"  # the bare backbone lacks it
     named = chain(backbone.named_parameters(), [(head, None)])
     layers = group_with_matcher(named, backbone.group_matcher(coarse=False), reverse=True)
@@ -142,9 +140,7 @@ class Step(Constant):
         self.cut = require_number("schedule.factor", factor, 0, 1, "()")
         self.milestones = list(milestones)
         if self.milestones != sorted(set(milestones)) or min(milestones, default=1) < 1:
-            raise ConfigError(
-                f"schedule.milestones must be growing numbers of epochs, got {self.milestones}"
-            )
+            raise ConfigError(fault("milestones", self.milestones))
 
     def __call__(self, step: int) -> float:
         """Factor at an optimiser step."""

@@ -31,7 +31,7 @@ from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone, RunCh
 from xray_lightning.training.environment import describe_sampling, write_environment
 from xray_lightning.training.sharding import FSDP, require_shardable
 from xray_lightning.training.task import XrayTask
-from xray_lightning.wording import tell
+from xray_lightning.wording import fault, tell
 
 LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
@@ -147,9 +147,7 @@ def stop_together(
             raise ConfigError(text) from error
         if trainer.world_size == 1 or not LOST.search(str(error)):
             raise
-        gone = f"another of the {trainer.world_size} processes of this run is gone; its own lines "
-        then = f"or its node's log say why. python train.py resume={folder} goes on, also with "
-        raise XrayError(f"{gone}{then}another number of processes") from error
+        raise XrayError(fault("process_gone", trainer.world_size, folder)) from error
 
 
 def try_step(trainer: pl.Trainer, task: XrayTask, image_size: int, size: int) -> bool:
@@ -242,12 +240,7 @@ def choose_by(
         columns = slice(start, start + 1 if label else None)
         watch = WatchMetric(name, partial(mean_metric, kind, columns=columns))
     if watch is None and monitor != "val/loss":
-        usual = ", ".join(f"val/{metric}" for metric in CURVES)
-        raise ConfigError(
-            f"no metric monitor={monitor}; known are val/loss, {usual}, each of these also of one "
-            f"label, such as {MONITOR}/{data.labels[0]}, and what a callback xray_lightning."
-            f"WatchMetric logs: {', '.join(own) or 'none here'}"
-        )
+        raise ConfigError(fault("no_metric", monitor, CURVES, MONITOR, data.labels[0], own))
     targets = data.subset_targets("val")
     scores = np.random.default_rng(0).random(targets.shape, dtype=np.float32)
     if watch and monitor != MONITOR and math.isnan(watch.measure(scores, targets)):
@@ -255,8 +248,7 @@ def choose_by(
     mode = watch.mode if watch else best_of(monitor)
     stops = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
     if any(stop.monitor == monitor and stop.mode != mode for stop in stops):
-        wanted = f"callbacks.early_stopping.mode={mode}"
-        raise ConfigError(f"early stopping waits for the other direction of {monitor}: {wanted}")
+        raise ConfigError(fault("other_direction", monitor, mode))
     return [watch] if watch and monitor not in own and kind != "auroc" else [], mode
 
 
@@ -328,11 +320,7 @@ def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
     """Never go on where a changed data set would assign patients anew."""
     before = checkpoint.description.split["fingerprint"]
     if before != data.split.fingerprint:
-        raise SplitError(
-            f"the data changed since {checkpoint.path} was written: its split was [{before}], now "
-            f"it is [{data.split.fingerprint}], and images it was trained on could land in test. "
-            "Restore the data, or start a new run"
-        )
+        raise SplitError(fault("data_changed", checkpoint.path, before, data.split.fingerprint))
 
 
 def log_run(data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:

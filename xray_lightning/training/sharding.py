@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
+from xray_lightning.wording import fault
 
 NAME = "fsdp2"
 
@@ -73,7 +74,4 @@ def require_shardable(trainer: pl.Trainer, net: nn.Module, *, averaged: bool) ->
     if not isinstance(net, XrayNet) or "." in net.config["head"]:
         raise ConfigError(f"trainer.strategy={NAME} is for networks and heads of this package")
     if any(name.endswith("running_mean") for name, _ in net.named_buffers()):
-        raise ConfigError(
-            f"trainer.strategy={NAME}: each process would count the batch norms of "
-            f"{net.config['backbone']} for itself; use trainer.strategy=ddp"
-        )
+        raise ConfigError(fault("batch_norms", NAME, net.config["backbone"]))

@@ -21,6 +21,7 @@ from xray_lightning.models.network import XrayNet
 from xray_lightning.training.losses import BCE, ConditionalBCE
 from xray_lightning.training.optim import OptimizerFactory, Plateau, Schedule, fuse, make_optimizer
 from xray_lightning.training.sharding import fill_whole, shard
+from xray_lightning.wording import fault
 
 
 class XrayTask(pl.LightningModule):
@@ -73,9 +74,7 @@ class XrayTask(pl.LightningModule):
         own: Any = getattr(net, "labels", ())
         self.labels: tuple[str, ...] = tuple(own if labels is None else labels)
         if not self.labels:
-            raise ConfigError(
-                f"{type(net).__name__} does not say its labels: XrayTask(net, labels=data.labels)"
-            )
+            raise ConfigError(fault("no_own_labels", type(net).__name__))
         self.net: Any = net
         self.loss = loss or BCE()
         if isinstance(self.loss, ConditionalBCE):
@@ -93,8 +92,7 @@ class XrayTask(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, L) of images (B, 1, H, W) in [0, 1]; ConfigError: whole numbers."""
         if not images.is_floating_point():
-            what = "put a batch through its data module's on_after_batch_transfer"
-            raise ConfigError(f"images must be float32 in [0, 1], not {images.dtype}: {what}")
+            raise ConfigError(fault("no_floats", images.dtype))
         logits: Tensor = self.net(images)
         return logits
 
@@ -174,10 +172,7 @@ class XrayTask(pl.LightningModule):
         data = _module_of(self.trainer)
         size = getattr(self.net, "config", {}).get("image_size")
         if data is not None and size not in (None, data.image_size):
-            raise ConfigError(
-                f"the network was built for {size} px, the data have image_size={data.image_size}: "
-                f"XrayNet(..., image_size={data.image_size})"
-            )
+            raise ConfigError(fault("other_image_size", size, data.image_size))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the description; without it and an XrayDataModule the file only resumes its own run.
@@ -232,7 +227,4 @@ def require_finite(loss: Tensor, image_ids: Sequence[str], epoch: int) -> None:
     """Stop at the first loss that is NaN or infinite."""
     if bool(torch.isfinite(loss)):
         return
-    raise NonFiniteLossError(
-        f"the loss became {float(loss)} in epoch {epoch} on the images {', '.join(image_ids)}. Any "
-        "checkpoint of an earlier epoch is kept; lower optim.optimizer.lr, or look at these images"
-    )
+    raise NonFiniteLossError(fault("loss_became", float(loss), epoch, image_ids))
