@@ -1,7 +1,7 @@
 """What speaks against a film being such as the network was trained on; none is ever refused."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -14,6 +14,7 @@ from xray_lightning.data.images import COLOURED
 from xray_lightning.errors import InvalidImageError
 from xray_lightning.models.gate import Gate
 from xray_lightning.results import Result
+from xray_lightning.wording import tell
 
 RADIOGRAPHS = ("CR", "DX", "DR", "RG")  # Modality; DR is no standard value, but in use
 FRONTAL = ("AP", "PA")
@@ -38,42 +39,30 @@ class GateOpinion(Result):
 def check_film(gate: Gate, features: Tensor, told: Collection[str] = ()) -> GateOpinion:
     """The opinion on a film by its features (F,), behind what its file told."""
     (distance,), (odds,), (kind,) = gate.check(features[None])
-    against, limit = scipy.special.expit([odds, gate.log_odds])
-    reasons = [*told]
-    if odds > gate.log_odds:
-        reasons.append(f"looks {kind}: probability {against:.3f}, limit {limit:.3f}")
-    if distance > gate.limit:
-        reasons.append(
-            f"unlike the training films: distance {distance:.1f}, limit {gate.limit:.1f}"
-        )
+    chances = scipy.special.expit([odds, gate.log_odds])
+    seen = tell(__package__, "film", gate, distance, odds, kind, *chances)
     probe = kind if odds > 0 else gate.kinds[0]
-    return GateOpinion(tuple(reasons), float(distance), gate.limit, probe)
+    return GateOpinion((*told, *seen), float(distance), gate.limit, probe)
 
 
 def check_file(gate: Gate | None, dicom: bytes | None, notes: Collection[str]) -> tuple[str, ...]:
     """Reasons by the header of a DICOM file, if it is one, and by what its reader noted."""
     if gate is None:
         return ()
-    reasons = [] if dicom is None else [*_check_header(gate, dicom)]
+    reasons = [] if dicom is None else _check_header(gate, dicom)
     return (*reasons, *(note for note in notes if note == COLOURED))
 
 
-def _check_header(gate: Gate, data: bytes) -> Iterator[str]:
+def _check_header(gate: Gate, data: bytes) -> list[str]:
     """No text of the header is repeated unless it is of a fixed vocabulary: it may be a name."""
     try:
         header, _ = read_header(BytesIO(data))
         film, modality = read_acquisition(header)[0], header.text("Modality")
         part = header.text("BodyPartExamined")
     except InvalidImageError as error:
-        yield f"damaged header: {error}"
-        return
-    if modality and film.modality not in RADIOGRAPHS:
-        yield f"another modality: Modality {film.modality or 'unknown'}, not CR, DX or RG"
-    views = sorted({*FRONTAL, *gate.views})
+        return [f"damaged header: {error}"]
+    other = modality and film.modality not in RADIOGRAPHS
     view = "LL" if film.view in ("LATERAL", "LAT", "RL") else film.view  # as the data sets say it
-    if view and view not in views:
-        yield f"not a frontal film: ViewPosition {film.view}, not one of {', '.join(views)}"
-    if part and not re.fullmatch(CHEST, part):
-        yield "not the chest: BodyPartExamined names another part"
-    if gate.youngest is not None and film.age < gate.youngest:
-        yield f"too young: {film.age:.3g} years, the youngest of training {gate.youngest:.3g}"
+    views = sorted({*FRONTAL, *gate.views})
+    elsewhere = part and not re.fullmatch(CHEST, part)
+    return tell(__package__, "header", film, other, view, views, elsewhere, gate.youngest)

@@ -1,7 +1,6 @@
 """An evaluation in the terminal: tables of at most 80 columns, and what to know about them."""
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from rich.table import Table
 
@@ -9,7 +8,7 @@ from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.published import Published
 from xray_lightning.metrics.decisions import ALL_IMAGES, PREVALENCES, SIZE
 from xray_lightning.metrics.estimates import FEW_PATIENTS, POINT
-from xray_lightning.metrics.subgroups import ANY, KINDS, MEAN, Gaps
+from xray_lightning.metrics.subgroups import ANY, KINDS, MEAN
 from xray_lightning.records import patients_text
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import tabulate
@@ -34,7 +33,8 @@ def evaluation_lines(
     if rows := [row for row in evaluation.subgroups if row.label == MEAN]:
         lines += [tabulate("subgroups", rows)] if subgroups else say("subgroups", rows)
     if subgroups and evaluation.gaps:
-        lines += [gap_table(evaluation.gaps), *say("gaps", evaluation.gaps, KINDS, ANY)]
+        compared = "gaps", evaluation.gaps, KINDS, ANY
+        lines += [tabulate(*compared), *say(*compared)]
     lines += say("evaluation", evaluation)
     lines += published_lines(evaluation.published, metrics.mean["auroc"].value)
     lines += say("doubts", evaluation.doubts, evaluation.origin.subset)
@@ -68,13 +68,6 @@ def use_lines(evaluation: Evaluation) -> list[Table | str]:
     rows = [(label, kept.get(label), sets.get(label, {})) for label in {**kept, **sets}]
     table = tabulate("uncertain", rows, f"{points.value:g}", ALL_IMAGES, SIZE)
     return [*lines, table, *say("selection", points, kept, sets, evaluation.certainty)]
-
-
-def gap_table(rows: Sequence[Gaps]) -> Table:
-    """The largest gap of each kind: of any finding, and of that single label where it is most."""
-    families = groupby((row for row in rows if row.gaps), lambda row: (row.kind, row.label == ANY))
-    largest = [max(family, key=lambda row: row.gaps[0].gap) for _, family in families]
-    return tabulate("gaps", largest, KINDS)
 
 
 def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:

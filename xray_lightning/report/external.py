@@ -34,10 +34,6 @@ def external_lines(result: external.ExternalValidation) -> list[Table | str]:
     return [*lines, *say("models", result.models)]
 
 
-def _with_interval(estimate: Estimate) -> str:
-    return f"{number(estimate.value)}\n{interval_text(estimate.interval)}"
-
-
 @AS_WRITTEN
 def heat_figure(result: external.ExternalValidation, path: Path) -> None:
     """AUROC of each model (rows) on each test set (columns), the mean first, then each label."""
@@ -83,7 +79,8 @@ def _draw_cells(
             own = name != OWN and result.cell(result.models[place].name, name) is None
             text = "= internal" if own else "-"
             if name in row:
-                text = _with_interval(estimate) + (f"\n{count}" if label == external.MEAN else "")
+                text = f"{number(estimate.value)}\n{interval_text(estimate.interval)}"
+                text += f"\n{count}" if label == external.MEAN else ""
             colour = "white" if estimate.value < (LOW + HIGH) / 2 else "black"
             axes.text(column, place, text, ha="center", va="center", fontsize=7, color=colour)
         frame = Rectangle((-0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00")
@@ -100,5 +97,5 @@ def write_external(result: external.ExternalValidation, folder: Path) -> None:
     write_json(result.to_json(), folder / "external.json")
     heat_figure(result, folder / "external.png")
     picture = embed_picture(folder / "external.png")
-    values = {"picture": picture, "result": result, "text": _with_interval}
+    values = {"picture": picture, "result": result}
     write_file(folder / "external.html", page("external.html.j2", values))

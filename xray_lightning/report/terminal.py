@@ -43,26 +43,14 @@ def show(*things: Any) -> None:
         console.print(thing, soft_wrap=isinstance(thing, str), crop=False)
 
 
-def empty_table(title: str, first: str, *columns: str) -> Table:
-    """A table without rows: a column of names, and columns of numbers."""
-    table = Table(
-        title=Text(title, no_wrap=True, overflow="ignore"),  # it may be wider than the table
-        title_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column(first, vertical="bottom")
-    for name in columns:
-        table.add_column(name, justify="right", vertical="bottom")
-    return table
-
-
 def tabulate(subject: str, *about: Any) -> Table:
     """The table of a macro of ``tables.txt.j2``, which says what the marks in it are."""
     title, names, *rows = getattr(_open_tables(), subject)(*about).split("\n")
-    table, style = empty_table(title.translate(SHOWN), *_divide(names)), ""
+    heading = Text(title.translate(SHOWN), no_wrap=True, overflow="ignore")  # it may be wider
+    plain: Any = {"title_justify": "left", "header_style": "bold", "collapse_padding": True}
+    table, style = Table(title=heading, box=box.SIMPLE_HEAD, pad_edge=False, **plain), ""
+    for place, name in enumerate(_divide(names)):  # the first is of names, the others of numbers
+        table.add_column(name, justify="right" if place else "left", vertical="bottom")
     for row in filter(None, rows):
         if row in ("---", "==="):
             table.add_section()
@@ -75,14 +63,10 @@ def tabulate(subject: str, *about: Any) -> Table:
 
 @cache
 def _open_tables() -> Any:
-    environment = open_templates(__package__).overlay(finalize=_hide)
+    environment = open_templates(__package__).overlay()
+    environment.finalize = lambda value: str(value).translate(HIDDEN)  # no mark divides a cell
     environment.filters = {**environment.filters, "ends": interval_text}
     return environment.get_template("tables.txt.j2").module
-
-
-def _hide(value: object) -> str:
-    """What is put into a table, in which no mark divides it."""
-    return str(value).translate(HIDDEN)
 
 
 def _divide(row: str) -> list[str]:
