@@ -23,10 +23,6 @@ Image = str | Path | npt.NDArray[Any] | Tensor | Pil.Image | Dataset
 Range = tuple[float, float]  # the values that mean black and white
 
 COLOURS = ("1", "LA", "P", "PA", "RGB", "RGBA", "RGBX")  # of PIL, besides grey
-KINDS = (
-    "Give paths, arrays or tensors (H, W), (N, H, W) or (N, 1, H, W), PIL images, pydicom "
-    "datasets, or a list of them"
-)
 
 
 def list_images(images: Image | Sequence[Image]) -> Sequence[Image]:
@@ -39,7 +35,7 @@ def list_images(images: Image | Sequence[Image]) -> Sequence[Image]:
         return [images]
     if isinstance(images, Sequence):
         return images
-    raise InvalidImageError(f"expected images, got {type(images).__name__}. {KINDS}")
+    raise InvalidImageError(fault("no_input", "images", type(images).__name__))
 
 
 def read_input(image: object, value_range: Range | None = None) -> tuple[Pixels, bytes | None]:
@@ -53,7 +49,7 @@ def read_input(image: object, value_range: Range | None = None) -> tuple[Pixels,
     if isinstance(image, Pil.Image):
         return from_pil(image), None
     if not isinstance(image, Tensor | np.ndarray):
-        raise InvalidImageError(f"expected an image, got {type(image).__name__}. {KINDS}")
+        raise InvalidImageError(fault("no_input", "an image", type(image).__name__))
     array = to_array(image)
     single = array.ndim > 2 and set(array.shape[:-2]) == {1}
     return from_array(array.reshape(array.shape[-2:]) if single else array, value_range), None
@@ -70,9 +66,10 @@ def to_array(values: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
 def from_array(image: npt.NDArray[Any], value_range: Range | None = None) -> Pixels:
     """``round(255 x)`` of (H, W) integers or floats, x from black to white; see ``Classifier``."""
     if image.ndim != 2 or not image.size:
-        raise InvalidImageError(fault("no_grey_array", image.shape, KINDS))
+        given = f"an array of shape {image.shape}"
+        raise InvalidImageError(fault("no_input", "a grey image (H, W)", given))
     if image.dtype.kind not in "iuf":
-        raise InvalidImageError(f"expected integers or floats, got {image.dtype}. {KINDS}")
+        raise InvalidImageError(fault("no_input", "integers or floats", image.dtype))
     if value_range is None and image.dtype == np.uint8:
         return image
     if value_range is None and image.dtype.kind != "f":

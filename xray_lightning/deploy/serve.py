@@ -33,6 +33,7 @@ from xray_lightning.errors import ConfigError, InvalidImageError, require_intege
 from xray_lightning.evaluation.predictions import require_scores
 from xray_lightning.explain.maps import PIXELS, grid_of
 from xray_lightning.results import Json, Result
+from xray_lightning.wording import fault
 
 try:  # an extra; the package's face imports this module when a name of it is used
     import python_multipart as python_multipart
@@ -46,8 +47,7 @@ try:  # an extra; the package's face imports this module when a name of it is us
     from starlette.requests import ClientDisconnect
     from starlette.staticfiles import StaticFiles
 except ImportError as error:
-    need = f"a service needs {error.name}: pip install 'xray_lightning[serve]'"
-    raise ConfigError(need) from error
+    raise ConfigError(fault("no_service", error.name)) from error
 
 LOG = logging.getLogger(__name__)
 NOTICE = "For research. Not a medical device: not for diagnosis."
@@ -315,8 +315,7 @@ def serve(
         ConfigError: as there; no token where one is needed; an address that cannot be had.
     """
     if host not in LOOPBACK and len(token) < SHORTEST:
-        reason = f"host={host} lets others in, who need a token: set XRAY_TOKEN or token= to"
-        raise ConfigError(f"{reason} at least {SHORTEST} characters, it has {len(token)}")
+        raise ConfigError(fault("short_token", host, SHORTEST, token))
     app = create_app(classifiers, limits, token=token, method=method)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

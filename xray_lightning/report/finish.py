@@ -317,8 +317,4 @@ def draw_maps(
     for callback in heat_maps:
         callback.draw_subset(net, data, "test", predictions["test"].scores, "test")
     if panel and not results_panel(net, data, predictions, panel, folder / "panel_test.png"):
-        LOG.warning(
-            "no panel_test.png: validation has no positive or no negative of %s, which leaves its "
-            "threshold undefined",
-            panel.finding(data.labels),
-        )
+        LOG.warning(*say("no_panel", panel.finding(data.labels)))

@@ -19,6 +19,7 @@ from xray_lightning.errors import ConfigError, require_integer, require_number
 from xray_lightning.models.gate import Gate, fit_gate
 from xray_lightning.models.network import XrayNet
 from xray_lightning.training.task import XrayTask
+from xray_lightning.wording import tell
 from xray_lightning.writing import Json
 
 LOG = logging.getLogger(__name__)
@@ -137,11 +138,7 @@ class FreezeBackbone(pl.Callback):
         if "finetune" in getattr(net, "config", {}):
             raise ConfigError(f"freeze_epochs={self.epochs} and model.finetune: leave out one")
         if getattr(net, "load_report", None) is None:
-            LOG.warning(
-                "freeze_epochs=%d holds random weights still, and the head learns from noise: use "
-                "model.weights=imagenet or freeze_epochs=0",
-                self.epochs,
-            )
+            LOG.warning(*tell("xray_lightning.training", "frozen_noise", self.epochs))
         if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= self.epochs:
             text = "freeze_epochs=%d of max_epochs=%d: the backbone will learn nothing"
             LOG.warning(text, self.epochs, trainer.max_epochs)
