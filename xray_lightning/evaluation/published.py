@@ -5,14 +5,16 @@ lower on it than on a split of one's own, and own splits differ among themselves
 published. A rank across the two, or a rank of our run among own splits, would mean nothing.
 """
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+
+import yaml  # type: ignore[import-untyped]
 
 from xray_lightning.evaluation.predictions import Origin
 from xray_lightning.records import CHEST_XRAY14
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 from xray_lightning.wording import tell
 
 OFFICIAL, OWN = "official", "own"
@@ -40,7 +42,7 @@ class Published(_Work):
 
 def read_published() -> list[Published]:
     """All results of the package's table, best first within each split, the official one first."""
-    rows = [Published.from_json(row) for row in _read("published.csv")]
+    rows = [Published.from_json(row) for row in _read()["auroc"]]
     return sorted(rows, key=lambda row: (row.split != OFFICIAL, -row.mean))
 
 
@@ -75,19 +77,13 @@ class PublishedBoxes(_Work):
 
 def published_boxes(data: str) -> list[PublishedBoxes]:
     """The published rows that figures on a data set's boxes may stand beside: NIH's own only."""
-    rows = _read("published_boxes.csv") if data == "nih" else []
+    rows = _read()["boxes"] if data == "nih" else []
     return [PublishedBoxes.from_json(row) for row in rows]
 
 
-def _read(name: str) -> Iterator[dict[str, object]]:
-    """The rows of a table of the package."""
-    text = (files("xray_lightning.evaluation") / name).read_text(encoding="utf-8")
-    for cells in csv.DictReader(text.splitlines()):
-        mean = cells.get("mean") or cells.get("mean_auroc")
-        yield {
-            **cells,
-            "year": int(cells["year"]) if cells["year"] else None,
-            "mean": float(mean) if mean else None,
-            "primary": cells["source"] == "primary",
-            "labels": {name: float(cells[name]) for name in CHEST_XRAY14 if cells.get(name)},
-        }
+@cache
+def _read() -> dict[str, list[Json]]:
+    """The rows of the package's two tables."""
+    text = files("xray_lightning.evaluation").joinpath("published.yaml").read_text("utf-8")
+    tables: dict[str, list[Json]] = yaml.safe_load(text)
+    return tables
