@@ -12,19 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.data.partition import read_split_column
-from xray_lightning.data.source import Source, locate_files, require_directory, say
+from xray_lightning.data.source import Source, locate_files, read_facts, require_directory, say
 from xray_lightning.data.tables import Table, binary, read_boxes, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Records
 from xray_lightning.wording import fault
 
 RESERVED = ("image", "patient", "split", "age", "sex", "view", "follow_up")
-NO_LABELS = (  # columns, in any case, that tell of the image or the split
-    *("age", "fold", "folds", "frontal", "gender", "index", "is_test", "is_train", "is_val"),
-    *("is_valid", "kfold", "lateral", "partition", "portable", "set", "sex", "split", "subset"),
-    *("test", "train", "val", "valid", "validation", "view", "viewposition"),
-    *("dicom_id", "fpath", "path", "study_id", "subject_id"),  # of MIMIC-CXR and CXR-LT
-)
+NO_LABELS = read_facts("csv").no_labels
 BOX_COLUMNS = ("image", "label", "x", "y", "width", "height")
 
 

@@ -34,8 +34,7 @@ FINDINGS = {  # told by several -> the labels of NIH, and of a network, whose un
     "Nodule or mass": ("Nodule", "Mass"),
     "Pneumonia": ("Pneumonia",),
 }
-TABLE, FOLDER = "google2019_nih-chest-xray-labels.csv", "four_findings_expert_labels"
-OWN = {"validation_labels.csv": "train_val", "test_labels.csv": "test"}  # Google's two tables
+TABLE = "google2019_nih-chest-xray-labels.csv"
 SETS = {"val": "train_val", "test": "test"}  # Set Id -> the official subset
 TEXT_MINER, GOOGLE, RSNA = "NIH's text miner", "Google's radiologists", "RSNA's readers"
 _IMAGE, _SET = "Image Index", "Set Id"
@@ -122,8 +121,8 @@ def read_tables(root: Path, notes: list[str]) -> tuple[list[Table], dict[str, st
         own = table.convert(_SET, SETS.__getitem__, "val or test")
         return [table], dict(zip(table.text(_IMAGE), own, strict=True))
     tables, subsets = [], dict[str, str]()
-    for name, subset in OWN.items():
-        path = find_table(root, [f"{FOLDER}/{name}", f"{FOLDER}_{name}"], FACTS.expected, notes)
+    for subset, names in FACTS.files.items():
+        path = find_table(root, names, FACTS.expected, notes)
         tables.append(table := read_table(path, _IMAGE, *EXPERT_LABELS, once=_IMAGE))
         if shared := sorted(subsets.keys() & table.text(_IMAGE)):
             raise TableError(f"{table.path}: {shared[0]} is in the other table too")

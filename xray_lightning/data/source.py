@@ -49,6 +49,7 @@ class Facts:
     views: Mapping[str, str] = field(default_factory=dict)  # its words for ours
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # part -> names of its table
     counts: Counts = field(default_factory=dict)  # what stands in its tables
+    no_labels: Sequence[str] = ()  # columns, in any case, that tell of the image or the split
 
 
 @cache
