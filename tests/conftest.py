@@ -195,8 +195,7 @@ class RsnaFolder:
         return [f"{image},{names[int(image[-1])]}" for image in ids]
 
     def table(self, *rows: str) -> None:
-        header = "patientId,x,y,width,height,Target"
-        self._write(f"{self.stage}_train_labels.csv", header, *rows)
+        self._write(f"{self.stage}_train_labels.csv", "patientId,x,y,width,height,Target", *rows)
 
     def classes(self, *rows: str) -> None:
         self._write(f"{self.stage}_detailed_class_info.csv", "patientId,class", *rows)

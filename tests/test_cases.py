@@ -55,8 +55,7 @@ def score(cases: Path, scores: str, labels: str) -> str:
 
 def test_shuffled_with_index(cases: Path) -> None:
     plain = score(cases, "scores/plain.csv", "scores/labels.csv")
-    shuffled = score(cases, "scores/shuffled_with_index.csv", "scores/labels.csv")
-    for printed in (plain, shuffled):
+    for printed in (plain, score(cases, "scores/shuffled_with_index.csv", "scores/labels.csv")):
         assert facts_of(printed)["mean"]["auroc"]["value"] == pytest.approx(1.0)
 
 
@@ -81,11 +80,9 @@ def test_text_from_data_is_never_evaluated(cases, tmp_path, name, label) -> None
     assert b"a-password" not in written
     best = place / "checkpoints/best.ckpt"
     best = best if best.is_file() else place / "checkpoints/last.ckpt"
-    out = f"hydra.run.dir={tmp_path / 'evaluate'}"
-    printed = run("evaluate", best, out, "draws=20", **secret)
+    printed = run("evaluate", best, f"hydra.run.dir={tmp_path / 'evaluate'}", "draws=20", **secret)
     assert "a-password" not in printed
-    metrics = json.loads((place / "metrics.json").read_text())
-    assert label in metrics["test"]["auroc"]["labels"]
+    assert label in json.loads((place / "metrics.json").read_text())["test"]["auroc"]["labels"]
 
 
 @pytest.fixture(scope="module")

@@ -121,8 +121,7 @@ def test_bad_loss(overrides: list[str]) -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "sampler").glob("*.yaml")))
 def test_samplers_draw(name: str) -> None:
-    config = compose_settings([f"sampler={name}", "data.patients=60"])
-    data = data_from(config)
+    data = data_from(compose_settings([f"sampler={name}", "data.patients=60"]))
     if name == "hospital_balanced":
         with pytest.raises(xl.DataError, match="data=several"):
             data.draw_targets()

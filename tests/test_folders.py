@@ -110,8 +110,7 @@ def test_tasks_of_slurm_agree_on_the_name(monkeypatch: pytest.MonkeyPatch) -> No
         step = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "2"}
         for name, value in (step | {"SLURM_PROCID": rank}).items():
             monkeypatch.setenv(name, value)
-        now = datetime(2026, 1, 2, 3, 4, second)
-        names.add(name_run(None, "net", "patient", now=now))
+        names.add(name_run(None, "net", "patient", now=datetime(2026, 1, 2, 3, 4, second)))
     assert names == {"outputs/slurm-77.2_net_patient"}
     monkeypatch.setenv("SLURM_NTASKS", "1")
     assert "2026" in name_run(None, "net", "patient", now=datetime(2026, 1, 2))

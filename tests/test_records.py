@@ -34,8 +34,7 @@ def test_fourteen_findings() -> None:
     assert NO_FINDING not in CHEST_XRAY14
     assert set(ALIASES.values()) <= set(CHEST_XRAY14)
     for position, label in enumerate(CHEST_XRAY14):
-        targets = encode([label], CHEST_XRAY14)
-        assert [i for i, target in enumerate(targets) if target] == [position]
+        assert [i for i, target in enumerate(encode([label], CHEST_XRAY14)) if target] == [position]
         assert canonical(f" {label} ", CHEST_XRAY14, "here") == label
 
 

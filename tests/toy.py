@@ -159,8 +159,7 @@ class NihFolder:
 
     def images(self, *ids: str, folder: str = "images") -> None:
         for image in ids:
-            pixels = np.full((8, 8), len(image), np.uint8)
-            write_image(self.root / folder / image, pixels)
+            write_image(self.root / folder / image, np.full((8, 8), len(image), np.uint8))
 
 
 def present(source: Source) -> dict[str, set[str]]:

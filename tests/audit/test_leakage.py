@@ -101,8 +101,7 @@ def test_what_a_split_separates() -> None:
     """Eight images: 0 = 4 (train, test; two patients), 1 ~ 5 (val, test; one), 2 = 3 (train)."""
     near = np.clip(SCENES[1].astype(int) + 3, 0, 255).astype(np.uint8)
     squares = np.stack([*SCENES[:3], SCENES[2], SCENES[0], near, SCENES[6], near])
-    owners = "abccxbdy"
-    records = [xl.Record(f"i{n}", owner, (0.0,)) for n, owner in enumerate(owners)]
+    records = [xl.Record(f"i{n}", owner, (0.0,)) for n, owner in enumerate("abccxbdy")]
     subsets = {"train": np.array([0, 2, 3]), "val": np.array([1]), "test": np.array([4, 5, 6])}
     found = count_duplicates(squares, records, subsets)  # 7, equal to 5, is in no subset
     assert (found.images, found.size, found.blank, found.test_images) == (8, 128, 0, 2)
@@ -191,8 +190,7 @@ def test_the_classifier_finds_what_differs(records, subsets, tabled) -> None:
     assert separation.result.mean > 0.99
     assert max(separation.used, key=separation.used.__getitem__) == "view"
     assert set(separation.used) == {"age", "sex", "view", "follow-up number", shift.PER_PATIENT}
-    alike = separate_by_metadata(*arguments(tabled(records), subsets), seed=0)
-    assert alike.result.mean < 0.65
+    assert separate_by_metadata(*arguments(tabled(records), subsets), seed=0).result.mean < 0.65
 
 
 def test_nothing_to_tell_by_and_too_few_patients(records, subsets, tabled) -> None:

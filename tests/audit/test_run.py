@@ -64,8 +64,7 @@ def test_rsna_image_split(shared_data) -> None:
 
 def predict(subset: str) -> xl.Predictions:
     records = [PHANTOM.records[row] for row in SPLIT.subsets[subset]]
-    targets = target_matrix(records)
-    scores = np.random.default_rng(0).random(targets.shape, dtype=np.float32)
+    scores = np.random.default_rng(0).random(target_matrix(records).shape, dtype=np.float32)
     return xl.Predictions.of(records, PHANTOM.labels, scores)
 
 
@@ -182,8 +181,7 @@ def test_auroc_against_scikit_learn(records: list[xl.Record], subsets: Subsets, 
     test = subsets["test"]
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, seed=0)}
     assert list(rows) == [shifts.METADATA, shifts.PREVIOUS, shifts.OTHERS, shifts.TRAINED]
-    prior = prevalence(table.targets[subsets["train"]])
-    scores = shifts.score_by_mean(table, test, test, prior)
+    scores = shifts.score_by_mean(table, test, test, prevalence(table.targets[subsets["train"]]))
     result = rows[shifts.OTHERS].result
     draws = []
     for label, name in enumerate(table.labels):

@@ -49,8 +49,7 @@ def test_duplicates_by_the_cache(tmp_path) -> None:
     rows = ["image,patient,split,Mass"]
     for number, subset in enumerate(["train", "train", "val", "val", "test", "test", "test"]):
         if number != 4:
-            pixels = PHANTOM.read(PHANTOM.records[number % 5])
-            cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
+            cv2.imwrite(str(tmp_path / f"{number}.png"), PHANTOM.read(PHANTOM.records[number % 5]))
         rows.append(f"{number}.png,p{number},{subset},{number % 2}")
     (tmp_path / "table.csv").write_text("\n".join(rows))
     settings = ["data=csv", f"data.table={tmp_path / 'table.csv'}", "split=csv", "image_size=64"]

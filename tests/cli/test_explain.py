@@ -172,8 +172,7 @@ def test_siim_films_are_scored_by_their_masks(checkpoint, tmp_path, write_dicom)
     (tmp_path / "train-rle.csv").write_text("\n".join(rows) + "\n")
     siim = ["data=siim", f"data.root={tmp_path}", "images=all", f"hydra.run.dir={tmp_path / 'out'}"]
     alone = ["methods=cam,gradient", "saliency=none", "shortcuts=false"]
-    printed = explain(checkpoint, *QUICK, *siim, *alone)
-    assert "place of Pneumothorax: its exact mask" in printed
+    assert "place of Pneumothorax: its exact mask" in explain(checkpoint, *QUICK, *siim, *alone)
     values = json.loads((tmp_path / "out/explain.json").read_text())
     (label,) = values["localisation"]["labels"].values()
     assert label["images"] == len(masks) > 10

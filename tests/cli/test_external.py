@@ -40,8 +40,7 @@ def result() -> xl.ExternalValidation:
 
 
 def test_tables_fit(result: xl.ExternalValidation, capsys: pytest.CaptureFixture[str]) -> None:
-    tables = [line for line in external_lines(result) if not isinstance(line, str)]
-    show(*tables)
+    show(*[line for line in external_lines(result) if not isinstance(line, str)])
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if "run on far" not in line]
     assert max(map(len, (row.rstrip() for row in rows))) <= 80

@@ -76,8 +76,7 @@ def test_a_signal_stops_like_ctrl_c(number, code, capsys) -> None:
             raise RuntimeError("a loader process died of it") from None
 
     assert run_guarded(command, "; go on") == code
-    name = signal.Signals(number).name
-    assert capsys.readouterr().err == f"\nstopped by {name}; go on\n"
+    assert capsys.readouterr().err == f"\nstopped by {signal.Signals(number).name}; go on\n"
     assert signal.getsignal(number) is before
     assert run_guarded(Mock(side_effect=KeyboardInterrupt())) == 130, "a signal before is forgotten"
 

@@ -66,8 +66,7 @@ def test_tasks_of_one_job(checkpoint: Path, images: Path, tmp_path: Path) -> Non
         words = [*XRAY, "predict", *arguments, "--out", out, f"shard={number}/3"]
         tasks.append(start(words, lambda _, n=number: n != 2 or begun.exists()))
     tasks[2].kill()
-    codes = [task.communicate() and task.returncode for task in tasks]
-    assert codes == [0, 0, -9]
+    assert [task.communicate() and task.returncode for task in tasks] == [0, 0, -9]
     half = len(read_rows(out / "shard-2-of-3/predictions.csv")) - 1
     told = json.loads(predict(*arguments, "--out", out, "shard=2/3", "--json"))
     assert told["kept"] == half > 0
@@ -133,8 +132,7 @@ def test_settings(run: Path, checkpoint: Path, images: Path, tmp_path: Path) -> 
     assert (done.scored, done.studies, done.table) == (2, 2, tmp_path / "predictions.csv")
     assert (told["pages"]["written"], Path(told["pages"]["index"]).is_file()) == (2, True)
     model = json.loads((tmp_path / "model.json").read_text())
-    points = model["operating_points"]
-    told = [points[key] for key in ("rule", "value", "subset")]
+    told = [model["operating_points"][key] for key in ("rule", "value", "subset")]
     assert told == ["specificity", 0.5, "predictions_val"]
     assert (model["source"], model["prior"]) == (str(run / "predictions_val.csv"), "validation")
     assert len(json.loads((tmp_path / "predictions.json").read_text())["images"]) == 2

@@ -34,8 +34,7 @@ def test_a_folder_of_settings(model, tmp_path, monkeypatch, capsys) -> None:
         (tmp_path / "settings" / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     assert train(["--config-dir", "settings", f"model={model}", *TOY, "hydra.run.dir=run"]) == 0
-    printed = capsys.readouterr()
-    assert "a callback of my own counted 1" in printed.out
+    assert "a callback of my own counted 1" in capsys.readouterr().out
     assert pd.read_csv("run/metrics.csv")["val/brier"].between(0, 1).all()
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["val"]["checkpoint"] == {"epoch": 1, "choice": "best val/brier"}

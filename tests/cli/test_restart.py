@@ -141,8 +141,7 @@ def test_surroundings_may_change(tmp_path, surroundings: str) -> None:
         text = path.read_text()
         assert line in text
         path.write_text(text.replace(line, "", 1))  # as an earlier version wrote it
-    now = settings(tmp_path / "b", "augment=light", surroundings)
-    require_same_settings(now, tmp_path / "a")
+    require_same_settings(settings(tmp_path / "b", "augment=light", surroundings), tmp_path / "a")
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,7 @@ def test_nothing_of_the_command_line_is_built() -> None:
 
 def test_a_run_of_ours_is_trusted() -> None:
     for overrides in ([], ["data=nih", "data.root=x", "experiment=xray14_xception_cbam_wce"]):
-        settings = compose_settings(overrides)
-        plain = OmegaConf.to_container(settings, resolve=True)
+        plain = OmegaConf.to_container(compose_settings(overrides), resolve=True)
         require_trusted(plain, Path("config.yaml"))
 
 

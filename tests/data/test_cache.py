@@ -185,8 +185,7 @@ def test_threads_are_bounded_and_opencv_is_left_as_it_was(workers, threads, tmp_
     before = cv2.getNumThreads()
     source = Noise(40, delay=0.002)
     build(source, tmp_path, workers=workers)
-    decoding = {name for name in source.threads if name.startswith("decode")}
-    assert len(decoding) == threads
+    assert len({name for name in source.threads if name.startswith("decode")}) == threads
     assert 1 in source.opencv_threads
     assert cv2.getNumThreads() == before
 
@@ -439,8 +438,7 @@ def test_parts_are_as_one(tmp_path: Path) -> None:
     several, bright = np.array([29, 0, 13, 7, 7]), whole[:, 0, 0] > 9
     for rows in (3, -1, slice(5, 20, 2), slice(0, 0), several, bright):
         np.testing.assert_array_equal(cache.images[rows], whole[rows])
-    again = pickle.loads(pickle.dumps(cache))
-    np.testing.assert_array_equal(again.sizes[:], cache.sizes[:])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache)).sizes[:], cache.sizes[:])
     (cache.parts[2].path / "images.bin").write_bytes(bytes(7 * SIZE * SIZE))
     with pytest.raises(CacheError, match=rf"{cache.parts[2].path.name} does not match: row 3"):
         load_cache(*(part.path for part in cache.parts)).square(17)

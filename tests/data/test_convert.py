@@ -28,8 +28,7 @@ def dicom(tmp_path: Path, write_dicom) -> Path:
 
 
 def convert(path: Path) -> module.Outcome:
-    out = path.parents[1] / "out"
-    return convert_file(path, "sub/a.png", "", out=out, options=xl.PngOptions())
+    return convert_file(path, "sub/a.png", "", out=path.parents[1] / "out", options=xl.PngOptions())
 
 
 @pytest.fixture
@@ -255,8 +254,7 @@ def test_shards_and_one_that_joins_them_are_as_one(tree: Path, tmp_path: Path) -
     assert len(written) == sum(share.converted for share in done)
     with FileLock(out / "shard-2-of-3/.lock"), pytest.raises(LockedError, match="shard-2-of-3"):
         xl.convert_folder(tree, out)
-    joined = xl.convert_folder(tree, out)
-    assert counts(joined) == (11 - len(written), len(written), 1)
+    assert counts(xl.convert_folder(tree, out)) == (11 - len(written), len(written), 1)
     for path in (path.relative_to(one) for path in one.rglob("*.png")):
         assert (out / path).read_bytes() == (one / path).read_bytes()
     for name in ("headers.csv", "failed.csv"):

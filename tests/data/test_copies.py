@@ -29,8 +29,7 @@ def block_means(image: np.ndarray, side: int) -> np.ndarray:
 
 def test_the_hash_is_that_of_the_formula() -> None:
     bits, _, _ = hash_images(SCENES)
-    place = np.arange(32)
-    waves = [np.cos(math.pi * k * (2 * place + 1) / 64) for k in range(1, 9)]
+    waves = [np.cos(math.pi * k * (2 * np.arange(32) + 1) / 64) for k in range(1, 9)]
     for image, found in zip(SCENES, bits, strict=True):
         small = block_means(image, 32)
         table = np.array([[first @ small @ second for second in waves] for first in waves])
@@ -84,8 +83,7 @@ def test_altered_copies() -> None:
     of_three = [(names[j], bool(e)) for (i, j), e in zip(pairs, exact, strict=True) if i == 3]
     near = ("one pixel", "jpeg", "gamma")
     assert of_three == [("equal", True), *((name, False) for name in near)]
-    others = [tuple(pair) for pair in pairs if pair[0] != 3]
-    assert others == list(combinations(range(40, 44), 2))
+    assert [tuple(pair) for pair in pairs if pair[0] != 3] == list(combinations(range(40, 44), 2))
     assert correlation[0] == 1 > correlation[2] >= 0.98
 
 

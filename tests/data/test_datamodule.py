@@ -155,8 +155,7 @@ def test_each_process_gets_its_share(folder) -> None:
     for rank in range(2):
         data = module(folder, batch_size=4)
         data.trainer = trainer_of(rank, 2)
-        batches = epochs(data)[0]
-        names.append({name for batch in batches for name in batch["image_id"]})
+        names.append({name for batch in epochs(data)[0] for name in batch["image_id"]})
     assert not names[0] & names[1]
     assert len(names[0]) == len(names[1]) > 10
 

@@ -93,8 +93,7 @@ def test_an_exact_union_is_derived() -> None:
     nih = Made("nih", ("Nodule", "Mass"), *rows)
     vindr = Made("vindr", ("Nodule/Mass",), (0.3,))
     derived = xl.relabel(nih, ["Nodule/Mass"])
-    targets = [record.targets[0] for record in derived.records]
-    np.testing.assert_equal(targets, [1, 0, NAN, 1, NAN])
+    np.testing.assert_equal([record.targets[0] for record in derived.records], [1, 0, NAN, 1, NAN])
     assert "labels by another name: Nodule/Mass is Nodule or Mass (derived)" in derived.notes
     assert derived.mask(derived.records[0], "Nodule/Mass").tolist() == [[True, True]]
     assert derived.mask(derived.records[0], "Edema") is None
@@ -177,8 +176,7 @@ MIXED, NEGATIVE = {"default": "ignore", "Edema": "ones"}, {"default": "negative"
     ],
 )
 def test_codes_become_targets(uncertain, blank, expected) -> None:
-    targets = Coding(LABELS, uncertain, blank).read(CODES, IDS)
-    np.testing.assert_array_equal(targets, expected)
+    np.testing.assert_array_equal(Coding(LABELS, uncertain, blank).read(CODES, IDS), expected)
 
 
 def test_smooth_draws_from_its_range_for_each_image_alone() -> None:
@@ -313,8 +311,7 @@ def test_patients_of_one_population_stay_together(nih_and_rsna: xl.Several) -> N
     nih, rsna = ({r.patient_id for r in records if r.hospital == name} for name in ("nih", "rsna"))
     assert nih & rsna == {"nih/1", "nih/2", "nih/3"}
     assert "3 patients are in both nih and rsna: no split sets them apart" in nih_and_rsna.notes
-    split = xl.patient_split(records, None, fractions=(0.4, 0.3, 0.3))
-    assert split.leaked_patients == 0
+    assert xl.patient_split(records, None, fractions=(0.4, 0.3, 0.3)).leaked_patients == 0
     assert nih_and_rsna.population == "nih"
     keys = dict(zip(patient_keys("nih", records), records, strict=True))
     plain = [replace(records[0], patient_id="1", hospital="")]

@@ -122,8 +122,7 @@ def test_linked_folder_and_broken_link(empty_nih, tmp_path) -> None:
     empty_nih.images(FIRST, folder="../elsewhere")
     (empty_nih.root / "images").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "00000001_001.png").symlink_to(tmp_path / "gone.png")
-    source = ChestXray14(empty_nih.root)
-    assert source.missing == ("00000001_001.png",)
+    assert ChestXray14(empty_nih.root).missing == ("00000001_001.png",)
 
 
 def test_gzip(empty_nih) -> None:

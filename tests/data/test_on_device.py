@@ -97,8 +97,7 @@ def fitted(folder, **settings) -> tuple[list[object], list[object]]:
         on_validation_batch_start=lambda _, __, batch, *___: seen[1].append(batch),
     )
     place = {"accelerator": "cpu", "max_epochs": 2, "callbacks": [listen], "logger": False}
-    trainer = pl.Trainer(**place, enable_progress_bar=False, enable_checkpointing=False)
-    trainer.fit(task, data)
+    pl.Trainer(**place, enable_progress_bar=False, enable_checkpointing=False).fit(task, data)
     by_hand = [
         next(iter(loader()))["image"] for loader in (data.train_dataloader, data.val_dataloader)
     ]

@@ -259,8 +259,7 @@ def test_rsna_is_a_third_truth(tmp_path: Path, empty_rsna) -> None:
     names = {"r1": "00000013_026.png", "r2": "00000032_002.png", "r3": "00000099_000.png"}
     lines = [f"{image},{nih}" for image, nih in names.items()]
     path = write_lines(tmp_path / "map.csv", "patientId,Image Index", *lines)
-    source = NihExperts(write_one(tmp_path), rsna=tmp_path, nih_map=path)
-    truth = source.truths[2]
+    truth = NihExperts(write_one(tmp_path), rsna=tmp_path, nih_map=path).truths[2]
     assert (truth.name, truth.labels) == (RSNA, ("Pneumonia",))
     assert truth.targets == {"00000013_026.png": (1,), "00000032_002.png": (0,)}
 
@@ -285,8 +284,7 @@ def test_faulty_expert_tables(tmp_path: Path) -> None:
 
 
 def test_real_expert_counts(tables: Path) -> None:
-    source = NihExperts(tables / "nih_expert")
-    patients = listed_patients(source)
+    patients = listed_patients(NihExperts(tables / "nih_expert"))
     assert {name: len(ids) for name, ids in patients.items()} == {"train_val": 835, "test": 860}
 
 

@@ -228,8 +228,7 @@ def test_a_finding_changes_its_mask_in_the_right_direction(label: str) -> None:
         chest, canvas = build_chest(visit, (label,)), Canvas(visit, size)
         mask = draw_mask(canvas, chest, label)
         inside.append(change[mask].mean())
-        far = blur(mask, 0.04) < 0.01
-        outside.append(np.abs(change[far]).mean())
+        outside.append(np.abs(change[blur(mask, 0.04) < 0.01]).mean())
     if label in DARKER:
         assert np.mean(inside) < -4
         assert max(inside) < 0

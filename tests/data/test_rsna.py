@@ -28,8 +28,7 @@ def test_one_record_per_image(rsna_folder) -> None:
     assert source.records[3].boxes == tuple(boxes)
     assert {record.box_frame for record in source.records} == {(1024, 1024)}
     assert sum(len(record.boxes) for record in source.records) == 3 * (1 + 2 + 3)
-    path = rsna_folder.root / "stage_2_train_images/id-00.dcm"
-    assert source.records[0].path == path
+    assert source.records[0].path == rsna_folder.root / "stage_2_train_images/id-00.dcm"
     assert not source.missing
     assert source.title == "rsna (negatives: all)"
     assert any("negatives=all: 18 images without opacity, 9 of them abnormal" in note
@@ -180,8 +179,7 @@ def test_figures_of_the_real_tables(shared_data) -> None:
     assert source.official is not None
     assert len(source.official["test"]) == 7_193
     assert "21 images the same NIH exposure as another, by the map" in source.notes
-    normal = xl.Rsna(root, negatives="normal")
-    assert len(normal.records) == 26_684 - 11_821
+    assert len(xl.Rsna(root, negatives="normal").records) == 26_684 - 11_821
 
 
 def test_converted_to_png(rsna_folder, tmp_path) -> None:

@@ -60,12 +60,10 @@ def test_share_of_normal_images_is_exact(share: float) -> None:
 def test_findings_are_drawn_uniformly_then_their_images() -> None:
     """Against the expectation of the naive description, by a chi-square test of 200 epochs."""
     draw = partial(xl.disease_balanced_sampler, TARGETS, PATIENTS, normal_share=0.5)
-    drawn = np.concatenate([draw(rng(seed)) for seed in range(200)])
-    counts = np.bincount(drawn, minlength=200)
+    counts = np.bincount(np.concatenate([draw(rng(seed)) for seed in range(200)]), minlength=200)
     positive = TARGETS[:, :3] == 1
     ill, chance = positive.any(axis=1), (positive / positive.sum(axis=0)).mean(axis=1)
-    expected = chance[ill] * counts[ill].sum()
-    assert chisquare(counts[ill], expected).pvalue > 0.001
+    assert chisquare(counts[ill], chance[ill] * counts[ill].sum()).pvalue > 0.001
     assert counts[7] > 20 * counts[8], "the rare finding comes as often as a common one"
 
 
@@ -230,8 +228,7 @@ def test_result_depends_on_image_and_seed_only(make: Callable[[], xl.Augmentatio
     assert (random.getstate(), repr(np.random.get_state())) == states
     random.seed(0)
     np.random.seed(0)
-    backwards = [other(IMAGE, seed) for seed in range(11, -1, -1)][::-1]
-    np.testing.assert_array_equal(first, backwards)
+    np.testing.assert_array_equal(first, [other(IMAGE, seed) for seed in range(11, -1, -1)][::-1])
     np.testing.assert_array_equal(IMAGE, before)
     assert len({image.tobytes() for image in first}) > 5
 

@@ -99,8 +99,7 @@ def test_handed_in_from_python(clinic: Source, tmp_path) -> None:
     data = XrayDataModule(clinic, image_size=32, cache_dir=tmp_path / "cache", **settings)
     assert [*map(len, data.split.subsets.values())] == [16, 4, 4]
     assert len(data.draw_targets()) == 16 + 12
-    batch = next(iter(data.train_dataloader()))
-    assert batch["image"].shape == (28, 1, 32, 32)
+    assert next(iter(data.train_dataloader()))["image"].shape == (28, 1, 32, 32)
 
 
 MINE = ("data=mine", "split=mine", "sampler=mine")

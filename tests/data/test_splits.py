@@ -93,8 +93,7 @@ def test_fingerprint_is_sha256_of_sorted_ids() -> None:
 
 
 def test_make_split_keeps_sorted_frozen_parts() -> None:
-    subsets = {"train": [3, 0], "val": [1], "test": [2]}
-    split = xl.make_split("x", FOUR, subsets, settings={"a": 1})
+    split = xl.make_split("x", FOUR, {"train": [3, 0], "val": [1], "test": [2]}, settings={"a": 1})
     assert (split.subsets["train"].tolist(), split.settings) == ([0, 3], {"a": 1})
     assert split.subset_fingerprints["val"] == fingerprint({"val": ["i1"]})
     assert list(split.subsets) == list(SUBSETS)
@@ -305,8 +304,7 @@ def test_nih_patient_splits_match_prevalence_and_seeds_really_differ(shared_data
     assert frequent.sum() == 13
     for split in splits:
         assert sum(map(len, split.subsets.values())) == 112_120
-        shares = np.divide(sizes_of(split), 112_120)
-        np.testing.assert_allclose(shares, [0.7, 0.1, 0.2], atol=0.005)
+        np.testing.assert_allclose(np.divide(sizes_of(split), 112_120), [0.7, 0.1, 0.2], atol=0.005)
         homes = [patients_of(records, split, subset) for subset in SUBSETS]
         assert sum(map(len, homes)) == len(set().union(*homes)) == 30_805
         test, train = (targets[split.subsets[name]].mean(axis=0) for name in ("test", "train"))

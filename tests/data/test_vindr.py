@@ -69,8 +69,7 @@ def test_readers(readers: str, nodule: float, effusion: float, tmp_path: Path) -
     assert a.boxes[0] == Box("Nodule/Mass", 10, 20, 30, 40, "R9")
     assert [box.reader for box in a.boxes] == ["R9", "R9", "R10", "R8"]
     assert source.counts["table"] == {"rows": 10, "images": 3, "readers": 6, "three No finding": 1}
-    counted = [source.counts[name]["Nodule/Mass"] for name in ("any", "majority", "all")]
-    assert counted == [1, 1, 0]
+    assert [source.counts[name]["Nodule/Mass"] for name in ("any", "majority", "all")] == [1, 1, 0]
     single = {"majority": "1 finding with boxes on", "all": "2 findings with boxes on"}
     assert [n for n in source.notes if "with boxes on an image whose target is 0" in n] == [
         note for note in source.notes if note.startswith(single.get(readers, "-"))

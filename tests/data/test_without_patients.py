@@ -150,8 +150,7 @@ def test_masks_boxes_and_counts(tmp_path: Path) -> None:
     assert (wanted == (ONE | TWO)).all(), "the two decoders of this test"
     assert (source.mask(source.records[1], "Pneumothorax") == wanted).all()
     assert not source.mask(source.records[0], "Pneumothorax").any()
-    table = {"rows": 4, "images": 3, "positive": 1, "several rows": 1}
-    assert source.counts == {"table": table}
+    assert source.counts == {"table": {"rows": 4, "images": 3, "positive": 1, "several rows": 1}}
     assert "table: 12,954 rows expected, 4 here" in source.notes
     assert {record.box_frame for record in source.records} == {(1024, 1024)}
 

@@ -325,8 +325,7 @@ def browse(checkpoint_with_points):
 
 @pytest.fixture
 def film(tmp_path, write_dicom) -> Path:
-    pixels = np.tile(np.arange(256, dtype=np.uint8), (300, 1))
-    return write_dicom(tmp_path / "Doe^John.dcm", pixels)
+    return write_dicom(tmp_path / "Doe^John.dcm", np.tile(np.arange(256, dtype=np.uint8), (300, 1)))
 
 
 SHOWN = "#result:not([hidden])"

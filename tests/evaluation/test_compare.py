@@ -251,8 +251,7 @@ def test_place() -> None:
     official = beside("official", 25596)
     assert say("place", 0.99, official)[0].startswith(f"0 of {len(official)} published results")
     assert say("place", 0.5, official)[0].startswith(f"{len(official)} of {len(official)} ")
-    own = beside("kfold", 22000)
-    assert "would mean nothing" in say("place", 0.9, own)[0]
+    assert "would mean nothing" in say("place", 0.9, beside("kfold", 22000))[0]
     assert say("place", 0.9, []) == ["no published result was measured on such images"]
 
 

@@ -167,8 +167,7 @@ def test_whom_it_learned_from_is_left_out(population, how, checkpoint, scoring, 
     assert f"{len(gone)} images it learned from are left out" in nameless.overlap
     assert cell.tested_inside == len(tested & {r.patient_id for r in source.records})
     assert f"{len(gone)} images of {len(set(gone))} patients it learned from" in cell.overlap
-    scored = xl.read_predictions(Path(cell.scores))
-    assert not set(scored.patient_ids) & learned
+    assert not set(xl.read_predictions(Path(cell.scores)).patient_ids) & learned
     assert cell.images + cell.left_out == len(source.records)
 
 
@@ -207,6 +206,5 @@ def test_scores_are_the_networks(checkpoint, scoring: xl.Scoring) -> None:
     _, found = score_images(model, "nine", data, scoring, np.arange(5))
     with torch.no_grad():
         task = xl.XrayTask(checkpoint.build_net())
-        batch = next(iter(data.evaluation_loader("test")))
-        scores = task(batch["image"]).sigmoid().numpy()
+        scores = task(next(iter(data.evaluation_loader("test")))["image"]).sigmoid().numpy()
     np.testing.assert_allclose(found.scores, scores, atol=1e-5)

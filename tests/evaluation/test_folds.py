@@ -75,8 +75,7 @@ def test_pooled_and_mean_of_folds_are_two_things_and_the_command_shows_both(one_
         assert low < value < high
         assert value < np.mean(facts["fold_auroc"][label]) - 0.05, "scales of their own cost rank"
     assert (facts["images"], facts["patients"]) == (120, 60)
-    read = read_predictions(one_model / "predictions.csv")
-    np.testing.assert_array_equal(read.scores, scores)
+    np.testing.assert_array_equal(read_predictions(one_model / "predictions.csv").scores, scores)
     (saved,) = json.loads((one_model / "pooled.json").read_text())["cross_validations"]
     assert (saved, CrossValidation.from_json(saved).to_json()) == (facts, saved)
     text = xray("sweep", one_model)
@@ -94,8 +93,7 @@ def test_a_missing_fold_is_named_and_nothing_pooled(two_models) -> None:
     pool_folds(read_runs(two_models), two_models)
     assert len(list(two_models.glob("predictions_*.csv"))) == 2
     (two_models / "4/metrics.json").unlink()
-    runs = read_runs(two_models)
-    first, second = pool_folds(runs, two_models)
+    first, second = pool_folds(read_runs(two_models), two_models)
     assert (first.missing, second.missing) == ([], [1])
     assert (second.predictions, CrossValidation.from_json(second.to_json())) == (None, second)
     assert [path.name for path in two_models.glob("predictions_*.csv")] == ["predictions_0.csv"]

@@ -67,8 +67,7 @@ def test_own_patients_are_recognised(nih: XrayDataModule, description: Descripti
 
 def test_rsna_images_of_nih_patients(nih, description, rsna_folder) -> None:
     """RSNA's nine patients are NIH's 5 to 13; of 11 to 13 the checkpoint knows nothing."""
-    source = Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map(first_patient=5))
-    data = all_test(source)
+    data = all_test(Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map(first_patient=5)))
     learned = patients(nih, "train") | patients(nih, "val")
     expected = {record.image_id for record in data.records if record.patient_id in learned}
     with pytest.raises(ConfigError, match=rf"{len(expected)} of the 27 test images show patients"):

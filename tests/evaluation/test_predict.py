@@ -32,8 +32,7 @@ def trainer(tmp_path):
 
 
 def test_a_network_of_more_labels_is_scored_on_those_of_the_data(data, trainer) -> None:
-    labels = ("Fracture", *reversed(data.labels), "Device")
-    task = xl.XrayTask(toy_net(labels, "test_vit"))
+    task = xl.XrayTask(toy_net(("Fracture", *reversed(data.labels), "Device"), "test_vit"))
     predictions = xl.predict_subset(trainer, task, data, "test")
     assert predictions.labels == data.labels
     (batch, *_) = data.test_dataloader()

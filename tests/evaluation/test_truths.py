@@ -63,8 +63,7 @@ def test_beside_a_plain_bootstrap() -> None:
         rows = np.concatenate([2 * drawn, 2 * drawn + 1])
         rows = rows[~np.isnan(second[rows])]
         draws.append(np.subtract(*(roc_auc_score(t[rows], scores[rows]) for t in (first, second))))
-    half = (row.interval[1] - row.interval[0]) / 2
-    assert half == pytest.approx(1.96 * np.std(draws), rel=0.15)
+    assert (row.interval[1] - row.interval[0]) / 2 == pytest.approx(1.96 * np.std(draws), rel=0.15)
     assert row.distinguishable
     assert row.difference < 0
 

@@ -52,8 +52,7 @@ def test_only_sides_of_that_many_cells_follow_a_grid() -> None:
 def test_shrunk_is_the_mean_of_the_pixels() -> None:
     region = np.zeros((24, 24), bool)
     region[1:10, 3:10] = True
-    cells = region.reshape(6, 4, 6, 4).mean(axis=(1, 3))
-    assert np.allclose(shrink(region, (6, 6)), cells)
+    assert np.allclose(shrink(region, (6, 6)), region.reshape(6, 4, 6, 4).mean(axis=(1, 3)))
     theirs = cv2.resize(region.astype(np.float32), (5, 7), interpolation=cv2.INTER_AREA)
     assert np.allclose(shrink(region, (7, 5)), theirs, atol=1e-5)
 

@@ -72,8 +72,7 @@ def test_a_map_that_sees_beats_the_controls_and_the_ceiling_beats_it(annotated) 
 
 
 def test_a_random_map_points_by_chance(annotated) -> None:
-    chosen = annotated(600)
-    facts = localise({"Mass": chosen}, draws=200)
+    facts = localise({"Mass": annotated(600)}, draws=200)
     area = facts.labels["Mass"].area
     figures = ("pointing_game", "random"), ("pointing_game", "blind"), ("energy", "random")
     for name, method in figures:
@@ -236,8 +235,7 @@ def test_mean_box_of_other_patients_and_of_given_boxes(annotated) -> None:
     assert "mean box" not in control_maps(alone, SIZE, [0], 0.25, None)
     others = [[(0.0, 0.0, 48.0, 24.0)], [(0.0, 0.0, 24.0, 48.0)]]
     found = control_maps(alone, SIZE, [0], 0.25, others)["mean box"]
-    quarters = np.repeat(np.repeat([[1, 0.5], [0.5, 0]], 8, axis=0), 8, axis=1)
-    assert np.allclose(found, quarters)
+    assert np.allclose(found, np.repeat(np.repeat([[1, 0.5], [0.5, 0]], 8, axis=0), 8, axis=1))
 
 
 def test_centre_gaussian() -> None:
@@ -261,8 +259,7 @@ def test_a_mask_lies_on_the_square_where_its_image_does(shape: tuple[int, int]) 
 def test_masks_that_are_small_or_empty() -> None:
     point = np.zeros((960, 960), np.bool_)
     point[481, 13] = True
-    small = square_mask(point, SIZE)
-    assert np.argwhere(small).tolist() == [[24, 0]]
+    assert np.argwhere(square_mask(point, SIZE)).tolist() == [[24, 0]]
     told_absent = square_mask(np.zeros((9, 5), np.bool_), SIZE)
     assert not told_absent.any()
 

@@ -107,8 +107,7 @@ def test_pictures_and_raw_maps_of_each_epoch(data, task, tmp_path) -> None:
                 expected = task.net(image).sigmoid()[0, data.labels.index(str(label))]
             assert score == pytest.approx(float(expected), abs=1e-6)
         assert kept["boxes"].shape == (len(kept["box_of"]), 4)
-    log = EventAccumulator(str(tmp_path / "log")).Reload()
-    shown = log.Images("maps/val")
+    shown = EventAccumulator(str(tmp_path / "log")).Reload().Images("maps/val")
     assert len(shown) == 2
     pixels = cv2.imdecode(np.frombuffer(shown[-1].encoded_image_string, np.uint8), 1)
     assert np.array_equal(pixels, cv2.imread(str(tmp_path / "maps" / "val_epoch2.png")))

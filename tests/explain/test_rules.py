@@ -90,8 +90,7 @@ def test_tokens(method: str, network) -> None:
     def grid(tokens):
         return tokens[:, net.backbone.num_prefix_tokens :].transpose(1, 2).unflatten(2, (2, 2))
 
-    layer = net.backbone.norm
-    wanted = by_hooks(net, layer, images, method, reshape_transform=grid)
+    wanted = by_hooks(net, net.backbone.norm, images, method, reshape_transform=grid)
     assert_equal(class_maps(net, images, method=method), wanted)
 
 
@@ -129,8 +128,7 @@ def test_integrated_gradients_are_complete(backbone, bound, network, images) -> 
     net = network(backbone, "pcam")
     with torch.no_grad():
         wanted = net(images) - net(torch.zeros_like(images))  # (B, L)
-    found = class_maps(net, images, method="integrated")
-    error = (found.sum(dim=(2, 3)) - wanted).abs().amax()
+    error = (class_maps(net, images, method="integrated").sum(dim=(2, 3)) - wanted).abs().amax()
     assert error <= bound * wanted.abs().amax()
     coarse = integrated_gradients(net, images, [0, 1, 2], steps=2)
     assert (coarse.sum(dim=(2, 3)) - wanted).abs().amax() > 3 * error

@@ -49,8 +49,7 @@ def test_sums_and_means_of_repeated_images(rng) -> None:
     assert [chr(97 + code) for code in bootstrap.codes] == patients.tolist()
     means = bootstrap.mean(np.where(np.isnan(targets), np.nan, values))
     for draw, row in enumerate(bootstrap.counts):
-        rows = repeated(row, bootstrap.codes, targets)
-        assert means[draw] == pytest.approx(values[rows].mean())
+        assert means[draw] == pytest.approx(values[repeated(row, bootstrap.codes, targets)].mean())
     some = bootstrap.subset(np.isin(patients, ["a", "b"]))
     assert (some.patients, some.compact().patients) == (8, 2)
     weights = values[np.isin(patients, ["a", "b"])][:, None]
@@ -218,8 +217,7 @@ def test_equal_to_scikit_learn_on_the_same_draws(levels, chunk, monkeypatch) -> 
         theirs = roc_auc_score(*pair), precision, (precision - share) / (1 - share)
         false, true, _ = roc_curve(*pair, drop_intermediate=False)
         theirs += gain_area(*pair), roc_auc_score(*pair, max_fpr=0.1), true[false <= 0.1].max()
-        ours = [found[name][draw] for name in RANKED]
-        assert ours == pytest.approx(theirs, abs=1e-12)
+        assert [found[name][draw] for name in RANKED] == pytest.approx(theirs, abs=1e-12)
 
 
 def gain_area(targets: np.ndarray, scores: np.ndarray) -> float:
@@ -254,8 +252,7 @@ def test_large_sums_are_exact_too() -> None:
     found = curves_over(Ranking.of(scores, targets, codes), counts)["auroc"]
     for draw, row in enumerate(counts):
         rows = repeated(row, codes, targets)
-        expected = roc_auc_score(targets[rows], scores[rows])
-        assert found[draw] == pytest.approx(expected, abs=1e-12)
+        assert found[draw] == pytest.approx(roc_auc_score(targets[rows], scores[rows]), abs=1e-12)
 
 
 def test_a_draw_without_a_class_is_undefined() -> None:

@@ -69,8 +69,7 @@ def log_loss(values: np.ndarray, odds: np.ndarray, target: np.ndarray) -> float:
 def straighten(odds: np.ndarray, target: np.ndarray) -> list[float]:
     """Slope of the line of the smallest log loss, and intercept of that of slope 1."""
     slope = minimize(log_loss, [1.0, 0.0], (odds, target), tol=1e-12).x[0]
-    shift = minimize(lambda x: log_loss([1.0, x[0]], odds, target), [0.0], tol=1e-12).x[0]
-    return [slope, shift]
+    return [slope, minimize(lambda x: log_loss([1.0, x[0]], odds, target), [0.0], tol=1e-12).x[0]]
 
 
 def test_platt_on_a_perfect_separation_stays_finite(rng) -> None:

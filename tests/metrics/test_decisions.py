@@ -128,8 +128,7 @@ def test_predictive_values_of_altman_and_bland() -> None:
     variances = 27 / 231 / 258 + 54 / 32 / 86, 231 / 27 / 258 + 32 / 54 / 86
     for band, variance in zip((found.ppv, found.npv), variances, strict=True):
         reach = t.ppf(0.975, 85) * np.sqrt(variance * 86 / 85)
-        wide = logit(band.high) - logit(band.low)
-        np.testing.assert_allclose(wide, 2 * reach, rtol=0.05)
+        np.testing.assert_allclose(logit(band.high) - logit(band.low), 2 * reach, rtol=0.05)
     assert type(found).from_json(found.to_json()) == found
 
 
@@ -164,8 +163,7 @@ def test_scores_above_those_of_a_wider_finding() -> None:
     assert (row.share.value, row.contradicted) == (above.mean(), int((targets == 1).sum()))
     means, share = above.groupby(patients).mean(), above.mean()
     reach = t.ppf(0.975, 79) * means.std() / np.sqrt(80) / (share * (1 - share))
-    wanted = expit(logit(share) + np.array([-reach, reach]))
-    assert row.share.interval == pytest.approx(wanted)
+    assert row.share.interval == pytest.approx(expit(logit(share) + np.array([-reach, reach])))
     (never,) = count_violations(patients, names, both * (0, 1), known, kind)
     assert never.share.interval == pytest.approx((0, 1 - 0.025 ** (1 / 80)))
     assert never.share.exact

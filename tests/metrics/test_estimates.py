@@ -67,8 +67,7 @@ def test_operating_point_equals_scikit_learn(metrics: Metrics) -> None:
         "npv": sk.precision_score(truth, called, pos_label=0),
         "f1": sk.f1_score(truth, called),
     }
-    found = {name: metrics.labels["Mass"][name].value for name in POINT}
-    assert found == pytest.approx(expected)
+    assert {name: metrics.labels["Mass"][name].value for name in POINT} == pytest.approx(expected)
     assert all(np.isnan(metrics.labels["Nodule"][name].value) for name in POINT)
     assert metrics.defined["f1"] == 1
 
@@ -128,8 +127,7 @@ def test_a_patient_with_equal_images_counts_once() -> None:
     patients = np.arange(len(scores))
     once = estimate_metrics(LABELS, scores, targets, patients, draws=400)
     copies = (np.repeat(each, 5, axis=0) for each in (scores, targets, patients))
-    again = estimate_metrics(LABELS, *copies)
-    one, five = once.mean["auroc"], again.mean["auroc"]
+    one, five = once.mean["auroc"], estimate_metrics(LABELS, *copies).mean["auroc"]
     assert five.value == pytest.approx(one.value)
     np.testing.assert_allclose(five.interval, one.interval, atol=0.01)
     assert one.width_ratio == pytest.approx(1, abs=0.15)

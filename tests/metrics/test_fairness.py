@@ -77,8 +77,7 @@ def test_figures_equal_scikit_learn_and_p_values_the_left_out_patients() -> None
     assert row.p_value <= row.corrected < 0.05
     assert (row.images, row.positives) == (women.sum(), (targets[women, 0] == 1).sum())
     assert row.patients == women.sum() / 2
-    mean = find(rows, "F", MEAN)
-    assert mean.auroc == pytest.approx(here), "the other label has too few"
+    assert find(rows, "F", MEAN).auroc == pytest.approx(here), "the other label has too few"
     assert find(rows, "M", "Mass").difference == pytest.approx(rest - here)
     codes = np.arange(600) // 2
     sides = ([side & (codes != patient) for patient in range(300)] for side in (women, ~women))

@@ -60,8 +60,7 @@ def test_youden_against_scikit_learn(seed: int, levels: int) -> None:
 def test_where_there_is_no_threshold(positives: int) -> None:
     """Too few positives, or only one class."""
     targets = (np.arange(100) < positives).astype(float)
-    threshold = choose_threshold(np.linspace(0, 1, 100), targets)
-    assert np.isnan(threshold) == (positives != 10)
+    assert np.isnan(choose_threshold(np.linspace(0, 1, 100), targets)) == (positives != 10)
     assert np.isnan(choose_threshold(np.ones(3), np.full(3, np.nan), minimum_positives=1))
 
 

@@ -274,8 +274,7 @@ def test_dropout_keeps_the_expected_logit(name: str) -> None:
 def test_every_head_has_a_default() -> None:
     assert set(OPTIONS) == set(HEADS)
     for name in HEADS:
-        head = make_head(name, CHANNELS, LABELS)
-        assert head(torch.rand(1, CHANNELS, 1, 1)).shape == (1, LABELS)
+        assert make_head(name, CHANNELS, LABELS)(torch.rand(1, CHANNELS, 1, 1)).shape == (1, LABELS)
         assert make_head(name, CHANNELS, LABELS, options={}).__doc__ != nn.Module.__doc__
 
 

@@ -218,8 +218,7 @@ def test_batches_are_joined_in_order_without_gradient(count, full, sizes) -> Non
 def learn(net: XrayNet) -> tuple[set[str], dict[str, torch.Tensor]]:
     """What changed in one step of a large rate with decay, and the tensors before it."""
     before = {name: value.detach().clone() for name, value in net.named_parameters()}
-    rate = partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1)
-    optimizer = make_optimizer(rate, net, 0.1)
+    optimizer = make_optimizer(partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1), net, 0.1)
     net(IMAGES).square().sum().backward()
     optimizer.step()
     changed = {k for k, value in net.named_parameters() if not torch.equal(value, before[k])}
@@ -246,8 +245,7 @@ def test_lora_adds_a_product_to_each_linear_layer() -> None:
                 full.get_parameter(name).copy_(value)
         torch.testing.assert_close(net(IMAGES), full(IMAGES))
         changed, _ = learn(net)
-        products = {name for name in state if name.endswith(".0.up")}
-        assert products < changed
+        assert {name for name in state if name.endswith(".0.up")} < changed
         assert {name.split(".")[-1] for name in changed if "backbone" in name} <= {"up", "down"}
     again = XrayNet(**net.config).eval()
     again.load_state_dict(net.state_dict())

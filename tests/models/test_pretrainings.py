@@ -93,8 +93,7 @@ def way(request, monkeypatch: pytest.MonkeyPatch) -> tuple[str, object]:
     """A name of the table, its network made small, and how its file is written."""
     name, write = WAYS[request.param]
     known = TABLE[name]
-    options = {**known.options, **SMALL[known.network[:3]]}
-    small = {name: replace(known, options=options)}
+    small = {name: replace(known, options={**known.options, **SMALL[known.network[:3]]})}
     monkeypatch.setattr(backbones, "read_pretrainings", lambda: small)
     return name, write
 

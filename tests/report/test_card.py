@@ -152,8 +152,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     points = xl.fit_operating_points(
         xl.Predictions(LABELS[:2], ids, ids, targets, scores), draws=50
     )
-    path = tmp_path_factory.mktemp("run") / "best.ckpt"
-    return save_net(net, path, points=points.to_json())
+    return save_net(net, tmp_path_factory.mktemp("run") / "best.ckpt", points=points.to_json())
 
 
 @pytest.fixture

@@ -131,8 +131,7 @@ def test_lines_fit_and_explanations_come_back(places, saliency) -> None:
 
 
 def test_a_row_for_each_method(saliency) -> None:
-    figure = module.saliency_figure(saliency)
-    panels = np.reshape(figure.axes, (2, 3))
+    panels = np.reshape(module.saliency_figure(saliency).axes, (2, 3))
     assert [row[0].get_ylabel() for row in panels] == ["features", "flat"]
     tests = saliency["features"]
     for axes, name in zip(panels[0], ("randomisation", "deletion", "insertion"), strict=True):
@@ -234,8 +233,7 @@ def test_hospitals(parsed, at_80_columns) -> None:
     assert page.row("a and b") == ["60", "not compared"]
     share = audit.hospitals.shifts["b"].prevalence[0].value["b"]
     assert page.row(source.labels[0], 1)[:2] == [f"{100 * share:.1f} %"] * 2
-    text = at_80_columns(audit_tables(audit))
-    assert "not known in both: sex F, sex M" in text
+    assert "not known in both: sex F, sex M" in at_80_columns(audit_tables(audit))
     assert audit.gist[-3].startswith("a and b: 60 patients are in both, pixels were not compared")
 
 

@@ -123,8 +123,7 @@ def texts(figure: Figure) -> str:
 def test_layout() -> None:
     drawn = {"true positives": [cell(), cell()], "true negatives": [cell()]}
     drawn |= {"false negatives": [], "false positives": [cell((1, 1, 9, 9))]}
-    counts = dict(zip(PLACES, (7, 1, 0, 1), strict=True))
-    figure = panel_figure(drawn, counts, 2, "the title")
+    figure = panel_figure(drawn, dict(zip(PLACES, (7, 1, 0, 1), strict=True)), 2, "the title")
     text = texts(figure)
     assert "the title" in text
     for heading in ("true positives (7 in all)", "false negatives (0 in all)", "id\nscore 0.5"):
@@ -237,8 +236,7 @@ def test_every_map_is_of_the_image_below_it(data, net, predictions, tmp_path, mo
         row = test.image_ids.index(each.image_id)
         record, image = data.subset_records("test")[row], data.dataset("test")[row]["image"]
         np.testing.assert_array_equal(each.image, image[0])
-        heat = class_map(net, image[None], label)[0]
-        np.testing.assert_allclose(each.heat, heat, atol=1e-5)
+        np.testing.assert_allclose(each.heat, class_map(net, image[None], label)[0], atol=1e-5)
         assert each.score == test.scores[row, column]
         assert (each.score >= threshold) == (kind in ("true positives", "false positives"))
         assert record.targets[column] == (kind in ("true positives", "false negatives"))

@@ -41,8 +41,7 @@ def run(made_run) -> Run:
 def facts(run: Run) -> dict:
     split = patient_split(PHANTOM.records, None, fractions=(0.4, 0.3, 0.3))
     predictions = run.predictions["val"], run.predictions["test"]
-    audit = audit_split(PHANTOM, split, predictions=predictions, draws=5)
-    return report_values(run, audit)
+    return report_values(run, audit_split(PHANTOM, split, predictions=predictions, draws=5))
 
 
 @pytest.fixture
@@ -138,8 +137,7 @@ def test_may_it_replace_another_model(run: Run, tmp_path: Path, margin, said: st
     table = run.predictions["test"]
     noise = np.random.default_rng(0).normal(0, 0.001, table.scores.shape)
     other = replace(table, scores=np.clip(table.scores + noise, 0, 1).astype(np.float32))
-    compared = compare(table, other, margin=margin, draws=50)
-    write_json(compared.to_json(), folder / "compare.json")
+    write_json(compare(table, other, margin=margin, draws=50).to_json(), folder / "compare.json")
     answer = say("summary", report_values(read_run(folder), None))[-1]
     assert answer.startswith("May it replace")
     assert said in answer

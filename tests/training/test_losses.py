@@ -64,8 +64,7 @@ def test_unknown_targets_add_nothing(loss: nn.Module) -> None:
     unknown = holes(targets)
     targets = targets.masked_fill(unknown, NAN)
     found = loss(logits, targets)
-    changed = torch.where(unknown, -3 * logits + 1, logits)
-    torch.testing.assert_close(loss(changed, targets), found)
+    torch.testing.assert_close(loss(torch.where(unknown, -3 * logits + 1, logits), targets), found)
     slope = gradient(found, logits)
     assert (slope[unknown] == 0).all()
     assert (slope[~unknown] != 0).any()
@@ -265,8 +264,7 @@ def test_few_small_violations_keep_their_digits() -> None:
     scores = torch.cat([torch.linspace(0.05, 0.4, 300), torch.linspace(0.6 - 1e-4, 0.95, 200)])
     logits = torch.logit(scores.double()).unsqueeze(1).requires_grad_()
     targets = (torch.arange(500) >= 300).double().unsqueeze(1)
-    loss = xl.PairwiseAUC()(logits, targets)
-    assert 0 < loss.item() < 1e-15
+    assert 0 < xl.PairwiseAUC()(logits, targets).item() < 1e-15
     assert_equals_naive(logits, targets, 0.2, 3)
 
 
@@ -311,8 +309,7 @@ def test_conditional_loss_is_cross_entropy_among_images_with_the_wider_finding()
         for label in labels
     ]
     scores = torch.sigmoid(net.forward_head(features))
-    parts = torch.sigmoid(theirs)
-    torch.testing.assert_close(scores, parts.flip(1).cumprod(1).flip(1))
+    torch.testing.assert_close(scores, torch.sigmoid(theirs).flip(1).cumprod(1).flip(1))
     weight, loss = net.head.classifier.weight, task.loss(net.forward_head(features), targets)
     assert_same(loss, torch.stack(terms).mean(), weight, rtol=1e-4, atol=1e-5)
     again = xl.XrayNet(**net.config)

@@ -122,8 +122,7 @@ def test_two_workers_one_killed_and_one_that_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_training_of_a_killed_study_is_waited_for(tmp_path: Path, monkeypatch) -> None:
-    study = open_study(tmp_path, ["x"])
-    trial = study.ask()
+    trial = open_study(tmp_path, ["x"]).ask()
     (run := tmp_path / "0").mkdir()
     (run / "metrics.json").write_text('{"val": {"auroc": {"mean": 0.5}}}')
     monkeypatch.setattr(module, "FileLock", partial(FileLock, timeout=0.05))

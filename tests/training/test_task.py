@@ -75,8 +75,7 @@ def test_logged_figures_are_those_of_the_predictions(subset, data, trainer) -> N
     assert logged[f"{subset}/auroc_defined"] == summary["auroc"]["defined"] > 3
     told = np.array([summary["auroc"]["labels"][label] for label in data.labels], dtype=float)
     np.testing.assert_equal([logged[f"{subset}/auroc/{label}"] for label in data.labels], told)
-    pair = map(torch.from_numpy, (predictions.scores, predictions.targets))
-    loss = F.binary_cross_entropy(*pair)
+    loss = F.binary_cross_entropy(*map(torch.from_numpy, (predictions.scores, predictions.targets)))
     assert logged[f"{subset}/loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
@@ -137,8 +136,7 @@ def test_validation_while_training_is_without_mirror_images(data, trainer) -> No
     task.tta = "flip"
     batch = next(iter(data.test_dataloader()))
     task.eval().validation_step(batch, 0)  # as a stop amid validation leaves it
-    again = trainer().validate(task, data, verbose=False)[0]
-    np.testing.assert_equal(again, plain)
+    np.testing.assert_equal(trainer().validate(task, data, verbose=False)[0], plain)
     with pytest.raises(xl.ConfigError, match="tta must be one of none, flip, got 'rotate'"):
         xl.XrayTask(task.net, tta="rotate")
 

@@ -107,8 +107,7 @@ def test_elsewhere_is_as_large_and_inside() -> None:
 
 
 def test_covered_by_the_local_median() -> None:
-    draw = np.random.default_rng(0)
-    pixels = draw.integers(0, 256, (SIZE, SIZE), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), np.uint8)
     mask = regions.mask_border(pixels.shape)
     found = regions.cover(pixels, mask)
     assert np.array_equal(found[~mask], pixels[~mask])
@@ -143,8 +142,7 @@ def test_energy_of_a_map() -> None:
 
 
 def test_maps_in_the_corners_and_in_the_body(images: torch.Tensor) -> None:
-    pixels = to_grey(images)
-    bodies = np.stack([find_body(each)[0] for each in pixels])
+    bodies = np.stack([find_body(each)[0] for each in to_grey(images)])
     there = np.broadcast_to(mask_corners((SIZE, SIZE)), bodies.shape)
     found = regions.measure_energy(1.0 * there, images, BOOTSTRAP)
     verdicts = {name: region.verdict for name, region in found.items()}
@@ -177,8 +175,7 @@ def test_density_is_energy_an_area(images: torch.Tensor) -> None:
 def test_a_coarse_map_decides_nothing(images, side, decided) -> None:
     maps = np.zeros((N, side, side))
     maps[:, 0, 0] = 1
-    found = regions.measure_energy(maps, images, BOOTSTRAP)
-    for name, region in found.items():
+    for name, region in regions.measure_energy(maps, images, BOOTSTRAP).items():
         assert (region.grid, region.density.verdict) == ((side, side), regions.FLAGGED)
         known = decided == "all" or name in decided
         assert region.verdict == (regions.FLAGGED if known else regions.UNDECIDED)

@@ -101,8 +101,7 @@ def test_windows_and_tables_are_chosen_by_index(dicom) -> None:
         (windows, 1, [0.0025, 0.5025]),
         (after_rescale, 1, [0, 1, 1]),
     ):
-        pixels = read_dicom(data, window=window).pixels
-        np.testing.assert_allclose(pixels[0], expected, rtol=1e-6)
+        np.testing.assert_allclose(read_dicom(data, window=window).pixels[0], expected, rtol=1e-6)
     for data in (windows, after_rescale):
         with pytest.raises(InvalidImageError, match="window 2 is asked for, it has 2"):
             read_dicom(data, window=2)

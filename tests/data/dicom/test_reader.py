@@ -81,8 +81,7 @@ def test_stored_values_and_colours_are_pydicoms() -> None:
             layout = read_layout(header)
             frame = layout.frames - 1
             codes, values = read_codes(header, pixels, layout, frame)
-            dataset = pydicom.dcmread(path)
-            theirs = pydicom.pixels.pixel_array(dataset, index=frame, raw=True)
+            theirs = pydicom.pixels.pixel_array(pydicom.dcmread(path), index=frame, raw=True)
         except (InvalidImageError, UserWarning):
             continue
         except (RuntimeError, NotImplementedError, AttributeError):  # a plug-in is not installed

@@ -94,8 +94,7 @@ def test_calibrated_norms_have_the_statistics_of_the_images(network) -> None:
     modes = [module.training for module in net.modules()]
     momentum = net.backbone.bn1.momentum
     randomisation.calibrate(net, ["backbone.bn1"], images.split(3))
-    maps = net.backbone.conv1((images - net.mean) / net.std)
-    parts = maps.split(3)
+    parts = net.backbone.conv1((images - net.mean) / net.std).split(3)
     mean = torch.stack([part.mean(dim=(0, 2, 3)) for part in parts]).mean(dim=0)
     variance = torch.stack([part.var(dim=(0, 2, 3)) for part in parts]).mean(dim=0)
     torch.testing.assert_close(net.backbone.bn1.running_mean, mean)
@@ -118,8 +117,7 @@ def test_a_map_of_weights_passes(plane: nn.Module, study_of, evidence: Explain) 
 
 
 def test_the_image_fails(plane: nn.Module, study_of, pixels: Explain) -> None:
-    found = run(plane, study_of(pixels), 4)
-    for measure in found.measures.values():
+    for measure in run(plane, study_of(pixels), 4).measures.values():
         assert measure.verdict == "fails"
         assert measure.value == measure.control.value == pytest.approx(1)
 
@@ -227,8 +225,7 @@ def test_without_other_networks(plane: nn.Module, images: Tensor, evidence: Expl
 
 def test_too_few_patients_are_said_to_be(plane, images, evidence) -> None:
     for patients, note in ((9, "9 patients are too few for an interval, which needs 10"), (10, "")):
-        ids = [number % patients for number in range(24)]
-        found = quick(plane, evidence, images, ids)
+        found = quick(plane, evidence, images, [number % patients for number in range(24)])
         assert found.note == note
         assert np.isnan(found.insertion.area.low) == bool(note)
         verdicts = {found.verdict_of(name) for name in TESTS}

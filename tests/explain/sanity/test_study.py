@@ -164,8 +164,7 @@ def test_rank_correlations_equal_scipy(rng: np.random.Generator, shape: tuple[in
 def test_ssim_equals_skimage(rng: np.random.Generator, shape: tuple[int, int], side: int) -> None:
     first, second = (sanity.scale(maps) for maps in pair(rng, shape))
     for one, two, value in zip(first, second, sanity.ssim(first, second), strict=True):
-        wanted = structural_similarity(one, two, win_size=side, data_range=1)
-        assert value == pytest.approx(wanted)
+        assert value == pytest.approx(structural_similarity(one, two, win_size=side, data_range=1))
     assert np.isnan(sanity.ssim(first[:, :2], second[:, :2])).all(), "below three it is undefined"
 
 
@@ -334,8 +333,7 @@ def test_ties_follow_the_noise(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("share", [0, 0.25, 1])
 def test_mix(images: Tensor, share: float) -> None:
-    ranks = np.tile(np.arange(256), (24, 1))
-    found = sanity.mix(images, torch.full_like(images, -1), ranks, share)
+    found = sanity.mix(images, torch.full_like(images, -1), np.tile(np.arange(256), (24, 1)), share)
     assert (found < 0).flatten(1).sum(dim=1).tolist() == [256 * share] * 24
     assert not (found[:, 0] < 0).flatten(1)[:, round(256 * share) :].any()
 

@@ -61,8 +61,7 @@ def by_hand(*, wrapped: bool) -> tuple[list[dict[str, torch.Tensor]], int]:
         always += all(parameter.requires_grad for parameter in task.parameters())
         for _ in range(2):
             optimizer.zero_grad()
-            images = torch.rand(6, 1, 32, 32)
-            task.loss(task(images), torch.ones(6, 2)).backward()
+            task.loss(task(torch.rand(6, 1, 32, 32)), torch.ones(6, 2)).backward()
             freeze.on_after_backward(trainer, task)
             torch.nn.utils.clip_grad_norm_(task.parameters(), 0.01)
             optimizer.step()

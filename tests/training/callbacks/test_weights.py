@@ -124,8 +124,7 @@ def test_weights_saved_within_an_epoch_are_the_average(fit, tmp_path: Path) -> N
     keep = ModelCheckpoint(
         tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1, save_weights_only=True
     )
-    ema = xl.EMA(decay=0.5)
-    fit(record, ema, keep, limit_train_batches=3, stop=1)
+    fit(record, xl.EMA(decay=0.5), keep, limit_train_batches=3, stop=1)
     average = record.states[0]["head.classifier.bias"]
     for step in (1, 2):
         decay = (1 + step) / (10 + step)
