@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 
 from xray_lightning.data.files import ImageFiles, Journal, file_stamp, find_images, looks_like_image
-from xray_lightning.data.names import NameIndex, read_list
+from xray_lightning.data.partition import NameIndex, read_list
 from xray_lightning.errors import DataNotFoundError, TableError
 
 PNG = b"\x89PNG\r\n\x1a\n rest"

@@ -9,9 +9,8 @@ from xray_lightning.audit.run import audit_split
 from xray_lightning.cli.config import compose_settings, make
 from xray_lightning.cli.request import Own, Request, read_names, take_own
 from xray_lightning.cli.settings import DEFAULTS, Settings
-from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.nih import read_nih_map
-from xray_lightning.data.partition import FaultySplitError, split_source
+from xray_lightning.data.partition import FaultySplitError, NameIndex, read_list, split_source
 from xray_lightning.data.source import Source, used_records
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import read_own

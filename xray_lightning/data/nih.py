@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xray_lightning.data.names import NameIndex, read_list
+from xray_lightning.data.partition import NameIndex, read_list
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts, say
 from xray_lightning.data.tables import Table, open_text, read_boxes, read_table
 from xray_lightning.errors import DataNotFoundError, SplitError, TableError

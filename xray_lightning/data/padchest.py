@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.images import Pixels, read_record
-from xray_lightning.data.names import NameIndex, read_list
+from xray_lightning.data.partition import NameIndex, read_list
 from xray_lightning.data.source import Identity, Source, find_table, index_images, read_facts, say
 from xray_lightning.data.tables import Rows, Table, allowed_ages, read_table
 from xray_lightning.data.vocabulary import LabelMap, encode_words, name_map, read_label_map

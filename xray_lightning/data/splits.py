@@ -18,7 +18,6 @@ import numpy.typing as npt
 from numpy.random import Generator
 
 from xray_lightning.data import partition
-from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.partition import LEAKY, SUBSETS, Images, Indices, Lists, Split, make_split
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, SplitError, require_integer, require_number
@@ -202,7 +201,8 @@ def csv_split(records: Images, official: Lists | None, *, path: str | Path | Non
     if path is not None:
         names = partition.read_split_column(read_table(Path(path), "image", "split", once="image"))
         named = {subset: (f"the {subset} set of {path}", ids) for subset, ids in names.items()}
-        official, notes = partition.match_names(named, NameIndex(read_column(records, "image_id")))
+        index = partition.NameIndex(read_column(records, "image_id"))
+        official, notes = partition.match_names(named, index)
     elif official is None or set(official) != set(SUBSETS):
         raise SplitError(fault("no_split_column"))
     subsets, faults = partition.locate_lists(records, official)
@@ -220,7 +220,7 @@ def lists_split(
     val_fraction: float = VAL_FRACTION,
     seed: int = 0,
 ) -> Split:
-    """The subsets of anybody's list files, see :func:`~xray_lightning.data.names.read_list`.
+    """The subsets of anybody's list files, see :func:`~xray_lightning.data.partition.read_list`.
 
     Without a list ``val``, ``val_fraction`` of the train images validate, carved by patient with
     ``seed``.
@@ -233,10 +233,10 @@ def lists_split(
     require_number("val_fraction", val_fraction, 0, 1, "()")
     if train is None or test is None:
         raise ConfigError("split=lists needs split.train=FILE and split.test=FILE (and split.val=)")
-    index = NameIndex(read_column(records, "image_id"))
+    index = partition.NameIndex(read_column(records, "image_id"))
     paths = {"train": train, "val": val, "test": test}
     named = {
-        subset: (str(path), read_list(Path(path), index))
+        subset: (str(path), partition.read_list(Path(path), index))
         for subset, path in paths.items()
         if path is not None
     }

@@ -15,8 +15,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.names import NameIndex
-from xray_lightning.data.partition import Split
+from xray_lightning.data.partition import NameIndex, Split
 from xray_lightning.data.source import Source
 from xray_lightning.data.tables import Table, binary, read_table, require_whole
 from xray_lightning.errors import CheckpointError, MissingImagesError, TableError
