@@ -138,7 +138,7 @@ from xray_lightning.metrics.operating_points import OperatingPoints as Operating
 from xray_lightning.metrics.readers import compare_modalities as compare_modalities
 from xray_lightning.metrics.readers import measure_agreement as measure_agreement
 from xray_lightning.metrics.readers import measure_modalities as measure_modalities
-from xray_lightning.models.cbam import CBAM as CBAM
+from xray_lightning.models.network import CBAM as CBAM
 from xray_lightning.models.network import XrayNet as XrayNet
 from xray_lightning.records import Box as Box
 from xray_lightning.records import Record as Record

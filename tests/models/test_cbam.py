@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning import CBAM, ConfigError, WeightsError, XrayNet
 from xray_lightning.models.backbones import create_backbone, fill
-from xray_lightning.models.cbam import SpatialGate, insert_cbam
+from xray_lightning.models.network import SpatialGate, insert_cbam
 
 LABELS = ("Mass", "Nodule")
 SIZE = 64
