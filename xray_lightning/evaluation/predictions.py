@@ -19,14 +19,7 @@ from xray_lightning.data.partition import NameIndex, Split
 from xray_lightning.data.source import Source
 from xray_lightning.data.tables import Table, binary, read_table, require_whole
 from xray_lightning.errors import CheckpointError, MissingImagesError, TableError
-from xray_lightning.records import (
-    ALIASES,
-    Record,
-    is_known,
-    read_column,
-    take_records,
-    target_matrix,
-)
+from xray_lightning.records import ALIASES, Record, is_known, read_column, target_matrix
 from xray_lightning.results import Result
 from xray_lightning.wording import fault, name_first, tell
 from xray_lightning.writing import for_spreadsheet, from_spreadsheet, open_replacing, read_json
@@ -255,8 +248,8 @@ class ScoreTable:
 
     def take(self, subset: str) -> tuple[list[Record], Predictions, str]:
         """A subset's records that have scores, these, and a sentence about those without any."""
-        split, place, records = self.split, subset or "label table", self.source.records
-        records = take_records(records, split.subsets[subset]) if split else records
+        split, place, records = self.split, subset or "label table", [*self.source.records]
+        records = [records[row] for row in split.subsets[subset]] if split else records
         scored = [record for record in records if record.image_id in self._scores]
         lacking = len(records) - len(scored)
         if not scored:
