@@ -38,12 +38,9 @@ def cache(request: Request) -> None:
         for row in range(count):
             opened.square(row)
             report(row + 1, count)
-    stored, parts = count * size**2, len(opened.parts)
-    facts = {"path": str(opened.path), "images": count, "image_size": size, "bytes": stored}
-    line = f"{count:,} images at {size} px, {stored / 1e9:.2f} GB"
-    line += f" in {parts} parts, the first" if parts > 1 else ""
-    remarks = (f"note: {note}" for note in notes)
-    request.present(facts | {"parts": parts, "notes": notes}, *remarks, f"{line}: {opened.path}")
+    facts = {"path": str(opened.path), "images": count, "image_size": size}
+    facts |= {"bytes": count * size**2, "parts": len(opened.parts), "notes": notes}
+    request.present(facts, *say("cached", facts))
 
 
 def data(request: Request) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.request import Own, Request, take_own
-from xray_lightning.cli.settings import find_checkpoint, require_openable
+from xray_lightning.cli.settings import DEFAULTS, find_checkpoint, require_openable
 from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
 from xray_lightning.data.tables import format_count
@@ -21,16 +21,11 @@ from xray_lightning.wording import fault, name_first
 from xray_lightning.writing import write_file
 
 CHECKED = 5  # films an export is checked on
-POINTS = {"device": "auto", "method": "cam", "trust": False, "points": "checkpoint", "prior": ""}
-POINTS |= dict.fromkeys(("calibration", "operating_point.rule", "operating_point.value"), "")
-PREDICT = {"format": ("csv", "json", "parquet"), "batch_size": 32, "workers": None}
-PREDICT |= {"maps": False, "dicom_out": "", "stow": "", "shard": ""}
-LIMITS = {"megabytes": 64, "megapixels": 40, "seconds": 30, "queue": 16}
 
 
 def predict(request: Request) -> None:
     """Score new files; preprocessing comes from the checkpoint. Run it again to continue."""
-    own = request.read(**PREDICT, **POINTS)
+    own = request.read(**DEFAULTS["predict"])
     folder, images = request.require_out(), find_images(request.files[1:])
     if own["points"] not in ("checkpoint", "none") and not Path(own["points"]).exists():
         raise DataNotFoundError(f"{own['points']}: no such file or folder")
@@ -82,9 +77,7 @@ def read_points(own: Own) -> Own:
 
 def export(request: Request) -> None:
     """A checkpoint as one file for other programs: xray export RUN format=onnx --out model.onnx."""
-    formats = "onnx", "pt2", "safetensors"
-    known = {"format": formats, "films": "", "int8": False, "trust": False}
-    own, rest = take_own(request.settings, known)
+    own, rest = take_own(request.settings, DEFAULTS["export"])
     out, trust = request.require_out(), own["trust"]
     if own["int8"]:
         if own["format"] != "onnx" or own["films"]:
@@ -99,7 +92,7 @@ def export(request: Request) -> None:
         sizes = f"{whole.bytes / 1e6:,.1f} MB ({whole.float_bytes / 1e6:,.1f} in float32)"
         request.present(whole.to_json(), f"{whole.path}: {sizes}", whole.sentence)
         return
-    request.read(**known)  # refuses the rest
+    request.read(**DEFAULTS["export"])  # refuses the rest
     films = find_images([own["films"]]).images[:CHECKED] if own["films"] else []
     checkpoint = find_checkpoint(request.files[0])
     from xray_lightning.deploy.export import export_checkpoint  # torch, after the paths
@@ -129,7 +122,7 @@ def weights(request: Request) -> None:
 
 def serve(request: Request) -> None:
     """A page and an API for new films, on this machine: xray serve RUN; more RUNs: side by side."""
-    own = request.read(host="127.0.0.1", port=8000, token="", **LIMITS, **POINTS)
+    own = request.read(**DEFAULTS["serve"])
     paths = [find_checkpoint(name) for name in request.files]
     from xray_lightning import Classifier, ServeLimits, load_classifier, serve
 
@@ -141,13 +134,13 @@ def serve(request: Request) -> None:
             name += f"_{len(models) + 1}"
         models[name] = load_classifier(path, device=own["device"], **read_points(own))
     own["token"] = own["token"] or os.environ.get("XRAY_TOKEN", "")
-    limits = ServeLimits(*(own[name] for name in LIMITS))
+    limits = ServeLimits(*(own[n] for n in ("megabytes", "megapixels", "seconds", "queue")))
     serve(models, limits, **{name: own[name] for name in ("host", "port", "token", "method")})
 
 
 def convert(request: Request) -> None:
     """DICOM files to PNG, with a table of headers without names. Run it again to continue."""
-    own = request.read(bits=8, workers=None, rename=False, frame=None, colour="", shard="")
+    own = request.read(**DEFAULTS["convert"])
     root, out = map(Path, request.files)
     options = PngOptions(own["bits"], own["rename"], own["frame"], own["colour"] or None)
     shard = Shard.parse(own["shard"])

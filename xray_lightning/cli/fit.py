@@ -32,11 +32,7 @@ LOG = logging.getLogger(__name__)
 SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", *CACHES, "trust")  # change no result
 UNNAMED = {"trainer.num_nodes": 1, "augment.on": "auto"}  # where a run does not name them
 LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
-MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
-    *("workers", "threads", *CACHES, "data.root", "data.table", "data.boxes"),
-    *("data.nih_map", "data.nih_test_list", "split.path", "split.train"),
-    *("split.val", "split.test", "augment.on"),
-)
+MOVABLE = (*CACHES, *settings.DEFAULTS["keys"]["movable"])
 
 
 def sweep_run(config: Settings) -> float | None:

@@ -15,6 +15,7 @@ import xray_lightning
 from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import find_conf
 from xray_lightning.errors import ConfigError
+from xray_lightning.report.page import say
 from xray_lightning.report.terminal import show
 
 LISTS = ("models", "heads", "losses", "data", "experiments", "metrics", "methods")
@@ -98,9 +99,5 @@ def first_sentence(text: str) -> str:
 def show_settings() -> None:
     """``train.py --help``: every setting with its comment, and what Hydra's options do."""
     settings = (find_conf() / "train.yaml").read_text(encoding="utf-8").split("\nrun_dir:")[0]
-    print(
-        "python train.py [KEY=VALUE]...   such as model=xception split=patient\n\n"
-        f"{settings}\n\n"
-        "Also: -m runs every combination of comma-separated values; --cfg job prints the settings\n"
-        "without running; --config-dir DIR adds a folder of your own; --hydra-help: Hydra's own."
-    )
+    usage, more = say("settings")
+    print(usage, settings, more, sep="\n\n")

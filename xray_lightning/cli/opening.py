@@ -22,10 +22,7 @@ from xray_lightning.formats import ADDED
 from xray_lightning.processes import quieten
 from xray_lightning.report.terminal import show
 
-NEEDED = (  # of the settings, to read the data as it was read
-    *("data", "split", "trainer", "image_size", "clahe", "batch_size", "augment", "seed"),
-    *("workers", "threads", "cache_dir"),
-)
+NEEDED = settings.DEFAULTS["keys"]["needed"]
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
 

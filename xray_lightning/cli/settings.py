@@ -28,19 +28,12 @@ Settings = DictConfig  # what the verbs call it: Hydra and OmegaConf stay in few
 OWN_NAMES = ("callbacks", "logger")  # places where a name of the user's own is a new object
 OF_HYDRA = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 OVERLAYS = ("experiment", "sweep")  # groups that set what other groups define
-LEAST = {  # of whole numbers; null is a number still to be chosen
-    **{"batch_size": 1, "image_size": 1, "epochs": 1, "trainer.max_epochs": 1, "draws": 1},
-    **{"workers": 0, "threads": 1, "freeze_epochs": 0, "trainer.accumulate_grad_batches": 1},
-}
 CHOSEN = ("workers", "threads")
 CACHES = ("cache_dir", "cache_local", "resident")
-CHANGEABLE = (
-    *("data", "split", "trainer", "batch_size", "workers", "threads", *CACHES),
-    *("tta", "draws", "prior"),
-    *("image_size", "clahe"),  # refused with the value the checkpoint needs
-)
 # verb -> its own settings, beside those of conf/
 DEFAULTS: dict[str, Own] = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_bytes())
+LEAST: dict[str, int] = DEFAULTS["keys"]["least"]
+CHANGEABLE = (*DEFAULTS["keys"]["changeable"], *CACHES)
 OPENING, EXPLAIN, EVALUATE = (DEFAULTS[name] for name in ("opening", "explain", "evaluate"))
 
 
