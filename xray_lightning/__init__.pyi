@@ -62,6 +62,8 @@ from xray_lightning.data.vocabulary import union_labels as union_labels
 from xray_lightning.deploy.classifier import Classifier as Classifier
 from xray_lightning.deploy.classifier import Findings as Findings
 from xray_lightning.deploy.classifier import load_classifier as load_classifier
+from xray_lightning.deploy.drift import Drift as Drift
+from xray_lightning.deploy.drift import measure_drift as measure_drift
 from xray_lightning.deploy.export import Exported as Exported
 from xray_lightning.deploy.export import Quantised as Quantised
 from xray_lightning.deploy.export import export_checkpoint as export_checkpoint

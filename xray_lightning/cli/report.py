@@ -1,7 +1,8 @@
-"""``xray report``: the page of a run, from its files and, if it is at hand, its data set."""
+"""``xray report``, ``drift``: from a run's files and, if it is at hand, its data set."""
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,19 @@ from xray_lightning.audit.run import Audit, audit_split
 from xray_lightning.cli.audit import read_exposures
 from xray_lightning.cli.config import explain_error, make, read_config
 from xray_lightning.cli.request import Request
-from xray_lightning.cli.settings import Settings
+from xray_lightning.cli.settings import DEFAULTS, Settings
+from xray_lightning.data.files import find_images
 from xray_lightning.data.partition import Split, split_source
 from xray_lightning.data.source import Source, used_records
 from xray_lightning.errors import ConfigError
+from xray_lightning.folders import prepare_folder
 from xray_lightning.hub import require_pushable
+from xray_lightning.progress import show_progress
+from xray_lightning.report.audit import drift_lines, drift_page
+from xray_lightning.report.page import say
 from xray_lightning.report.run import Run, read_run
 from xray_lightning.report.run_page import card_text, write_card, write_report
+from xray_lightning.writing import write_file
 
 LOG = logging.getLogger(__name__)
 DRAWS = 100  # of the audit, which xray audit does with more
@@ -25,10 +32,7 @@ def report(request: Request) -> None:
     """Make report.html and report.json of a run again; training has made them at its end."""
     trust, run = request.read(trust=False)["trust"], read_run(Path(request.files[0]))
     values = write_report(run, *audit_again(run, trust))
-    lines = [*values["summary"], *(f"warning: {text}" for text in values["warnings"])]
-    if values["audit_missing"]:
-        lines.append(f"note: the split was not audited: {values['audit_missing']}")
-    request.present(values, *lines, f"written: {run.folder / 'report.html'} and report.json")
+    request.present(values, *say("reported", values, run.folder / "report.html"))
 
 
 def card(request: Request) -> None:
@@ -49,6 +53,23 @@ def push(request: Request) -> None:
     request.present({"place": at}, f"{at}, {'public' if public else 'private'}")
 
 
+def drift(request: Request) -> None:
+    """Are these films, scores and prevalences those of validation? xray drift RUN NEW/."""
+    own, run = request.read(**DEFAULTS["drift"]), read_run(Path(request.files[0]))
+    find_images(request.files[1:])
+    folder = prepare_folder(request.out or run.folder / f"drift_{Path(request.files[1]).stem}")
+    data, missing = open_again(run, own["trust"])
+    from xray_lightning.deploy.drift import measure_drift  # torch, after the paths
+
+    films = request.files[1:], data[1] if data else None
+    with show_progress("scoring films") as progress:
+        result = measure_drift(run.folder, *films, **own, progress=progress)
+    result = replace(result, missing=missing, command=" ".join(["xray drift", *request.words]))
+    write_file(folder / "drift.html", drift_page(result))
+    lines = (*drift_lines(result), f"written to {folder}")
+    request.present(result.to_json(), *lines, path=folder / "drift.json")
+
+
 def closing_report(
     config: Settings, source: Source, split: Split, metrics: Mapping[str, Any], folder: Path
 ) -> None:
@@ -62,6 +83,12 @@ def closing_report(
 
 def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
     """The audit of the run's split, made again from its settings; None, and why there is none."""
+    data, missing = open_again(run, trust)
+    return (audit_run(*data, run) if data else None), missing
+
+
+def open_again(run: Run, trust: bool) -> tuple[tuple[Settings, Source, Split] | None, str]:
+    """A run's settings, data set and split; None, and why they are not as they were."""
     config = Settings(read_config(run.folder, trust=trust))
     if not {"data", "split"} <= set(config):
         raise ConfigError(f"{run.folder}/config.yaml is damaged: it has no data and split")
@@ -75,7 +102,7 @@ def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
     if split.fingerprint != (before := run.environment["split"]["fingerprint"]):
         now = f"the settings now give [{split.fingerprint}]"
         return None, f"the data set changed: its split was [{before}], {now}"
-    return audit_run(config, source, split, run), ""
+    return (config, source, split), ""
 
 
 def audit_run(config: Settings, source: Source, split: Split, run: Run) -> Audit:

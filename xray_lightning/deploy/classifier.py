@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xray_lightning.checkpoint import TTA, load_checkpoint
 from xray_lightning.data.decoding import available_cores, decode_ahead
-from xray_lightning.data.dicom.header import read_study
+from xray_lightning.data.dicom.header import read_ids
 from xray_lightning.data.files import is_dicom, read_file
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import collect_notes, decode_image
@@ -43,6 +43,7 @@ class FileScores:
     failure: str = ""  # why there are no scores
     notes: tuple[str, ...] = ()  # what its reader decided by a fall-back, without values
     study: str = field(default="", repr=False)  # StudyInstanceUID of DICOM: it tells who it is
+    patient: str = field(default="", repr=False)  # PatientID of DICOM, likewise
     gate: GateOpinion | None = None  # None: no gate, or no readable image; nothing is known
 
 
@@ -242,11 +243,11 @@ class Classifier:
             try:
                 data = read_file(path)
                 square = self.fit(decode_image(data, str(path)))
-                study = read_study(data) if is_dicom(data) else ""
+                study, patient = read_ids(data) if is_dicom(data) else ("", "")
             except DataError as error:
                 return None, FileScores(path, None, str(error).removeprefix(f"{path}: ")), ()
         told = check_file(self.gate, data if is_dicom(data, str(path)) else None, notes)
-        return square, FileScores(path, None, notes=tuple(notes), study=study), told
+        return square, FileScores(path, None, "", tuple(notes), study, patient), told
 
 
 def load_classifier(

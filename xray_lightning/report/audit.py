@@ -1,13 +1,19 @@
-"""An audit of a split: tables for the terminal, and one self-contained HTML page."""
+"""An audit of a split, new films beside validation: tables, and one self-contained HTML page."""
+
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 from rich.table import Table
 
 from xray_lightning.audit.run import Audit, Hospitals
+from xray_lightning.metrics.drift import FEATURES
 from xray_lightning.report.drawings import Row, dots_figure
-from xray_lightning.report.page import page
+from xray_lightning.report.page import page, say
 from xray_lightning.report.terminal import tabulate
 from xray_lightning.wording import number
+
+if TYPE_CHECKING:  # needs torch
+    from xray_lightning.deploy.drift import Drift
 
 
 def audit_page(audit: Audit) -> str:
@@ -61,3 +67,16 @@ def hospital_tables(hospitals: Hospitals) -> list[Table | str]:
             tables += [tabulate("shift", f"{title}: {name}", both)] if both else []
         tables += [f"not known in both: {', '.join(alone)}"] if alone else []
     return [*tables, "ratio: the other hospital / the first; p: corrected over the rows (Holm)"]
+
+
+def drift_lines(drift: "Drift") -> list[Table | str]:
+    """What moved, prevalences, and what both say."""
+    return [tabulate("drift", drift), tabulate("new_prevalences", drift), *say("drift", drift)]
+
+
+def drift_page(drift: "Drift") -> str:
+    """The same with a figure of what moved by how much."""
+    tests = [test for test in drift.tests if test.name != FEATURES]
+    rows: list[Row] = [(test.name, test.shift.value, test.shift.interval) for test in tests]
+    figure = dots_figure("shift", "moved by, standard deviations of validation", rows, 0)
+    return page("drift.html.j2", {"drift": drift, "figure": figure, "said": say("drift", drift)})

@@ -224,9 +224,10 @@ def read_header(file: BinaryIO, last: int = _UNDEFINED) -> tuple[Header, BinaryI
         return Header(dataset, order, syntax), stream
 
 
-def read_study(data: bytes) -> str:
-    """StudyInstanceUID of a file, "" where it has none; to group by, never to be shown."""
-    return read_header(BytesIO(data))[0].text("StudyInstanceUID")
+def read_ids(data: bytes) -> tuple[str, str]:
+    """StudyInstanceUID and PatientID, "" where there is none; to group by, never to be shown."""
+    header, _ = read_header(BytesIO(data))
+    return header.text("StudyInstanceUID"), header.text("PatientID")
 
 
 def _inflate(data: bytes) -> bytes:
