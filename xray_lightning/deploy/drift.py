@@ -51,7 +51,7 @@ class Drift(Result):
 
 
 def measure_drift(
-    run: Path,  # its folder: checkpoints/best.ckpt and predictions_val.csv
+    run: str | Path,  # its folder: checkpoints/best.ckpt and predictions_val.csv
     new: Sequence[str | Path],  # films, folders, patterns
     source: Source | None = None,  # validation's films; None: scores alone are compared
     *,
@@ -68,15 +68,14 @@ def measure_drift(
     and resampled, and films of one are alike. DataNotFoundError: no table, or no film; ConfigError:
     few draws, or ``patients`` that do not fit; InvalidImageError: no film can be read.
     """
-    before = read_own(run / "predictions_val.csv")
+    before = read_own(Path(run, "predictions_val.csv"))
     drift.require_draws(draws, len(before.labels) + (1 + len(FIGURES) if source else 0))
-    names = [*map(str, find_images(new).images)]
-    owners = find_patients(names, patients)
-    classifier = load_classifier(run / "checkpoints/best.ckpt", device=device, trust=trust)
-    after, failures = score_films(classifier, names, owners, progress)
+    owners = find_patients([*map(str, find_images(new).images)], patients)
+    classifier = load_classifier(Path(run, "checkpoints/best.ckpt"), device=device, trust=trust)
+    after, failures = score_films(classifier, owners, progress)
     unknown, told = after.patient_ids.count(""), before.patients is not None or patients == "file"
     after = replace(after, patient_ids=after.image_ids) if unknown else after
-    sides, counts = compare_films(classifier, before, after, source, seed)
+    sides, counts = compare_films(classifier, (before, after), source, seed)
     tested, shares = not unknown and told and min(counts) >= LEAST, {}
     tests = drift.compare_sides(sides, before.labels, draws=draws if tested else 0, seed=seed)
     pairs = (before, seed), (after, seed + 1)
@@ -91,20 +90,17 @@ def measure_drift(
 
 
 def score_films(
-    classifier: Classifier,
-    names: Sequence[str],
-    owners: Mapping[str, str],  # see :func:`find_patients`
-    progress: Callable[[int, int], object],
+    classifier: Classifier, owners: Mapping[str, str | None], progress: Callable[[int, int], object]
 ) -> tuple[Predictions, dict[str, str]]:
     """Scores of films with their patients, "" where not known; and why others cannot be read."""
     read, failures = dict[str, tuple[Scores, str]](), dict[str, str]()
-    for name, file in zip(names, classifier.stream(names), strict=True):
+    for (name, told), file in zip(owners.items(), classifier.stream(owners), strict=True):
         if file.scores is None:
             failures[name] = file.failure
         else:
             own = "" if file.patient == file.path.stem else file.patient  # RSNA's: of the file
-            read[name] = file.scores, owners.get(name, own)
-        progress(len(read) + len(failures), len(names))
+            read[name] = file.scores, own if told is None else told
+        progress(len(read) + len(failures), len(owners))
     if not read:
         raise InvalidImageError(": ".join(next(iter(failures.items()))))
     rows, patients = zip(*read.values(), strict=True)
@@ -112,14 +108,14 @@ def score_films(
     return Predictions(classifier.labels, (*read,), patients, unknown, scores), failures
 
 
-def find_patients(names: Sequence[str], told: str) -> dict[str, str]:
-    """The patient of each file, "" where ``told`` tells none; nothing where it is "".
+def find_patients(names: Sequence[str], told: str) -> Mapping[str, str | None]:
+    """The patient of each file, "" where ``told`` tells none; None: DICOM is to tell, told is "".
 
     It is "file": each file is of another patient; or a table: its first column names files, its
     column "patient" patients; or a pattern of their names, of which the first group counts.
     """
     if told in ("", "file"):
-        return dict(zip(names, names, strict=True)) if told else {}
+        return {name: name if told else None for name in names}
     if Path(told).is_file():
         table, index = read_table(Path(told), "patient"), NameIndex(names)
         files = map(index.find, table.text(table.columns[0]))
@@ -134,16 +130,12 @@ def find_patients(names: Sequence[str], told: str) -> dict[str, str]:
 
 
 def compare_films(
-    classifier: Classifier,
-    before: Predictions,
-    after: Predictions,
-    source: Source | None,
-    seed: int,
+    classifier: Classifier, sides: Sequence[Predictions], source: Source | None, seed: int
 ) -> tuple[dict[str, Sequence[Floats]], tuple[int, int]]:
     """Each quantity of both sides, one film a patient, and the numbers of patients."""
+    (before, after), fresh = sides, pick_films(sides[1], seed)
     records = {record.image_id: record for record in source.records} if source else {}
     kept = pick_films(before, seed, records.keys() - {*(source.missing if source else ())})
-    fresh = pick_films(after, seed)
     if source and kept:
         own = (source.read(records[before.image_ids[row]]) for row in kept)
         new = (read_input(Path(after.image_ids[row]))[0] for row in fresh)
