@@ -5,67 +5,58 @@ import pytest
 from scipy.spatial.distance import cdist, pdist
 from scipy.special import expit
 from scipy.stats import ks_2samp, kstest
-from sklearn.metrics import confusion_matrix
 
-from xray_lightning.deploy.drift import pick_films
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics import drift
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 
 
 def test_distances_and_p_value_are_those_of_scipy_and_of_the_definition() -> None:
     rng = np.random.default_rng(0)
-    one, two = rng.normal(size=70), rng.normal(0.4, 1, size=40)
-    points = rng.normal(size=(70, 5)), rng.normal(0.5, 1, size=(40, 5))
-    sides = {"a": (one, two), "tied": (one.round(), two.round()), drift.FEATURES: points}
+    pair, points = ([rng.normal(0.4 * i, 1, size) for i, size in enumerate(shapes)] for shapes in
+                    ((70, 40), ((70, 5), (40, 5))))  # fmt: skip
+    sides = {"a": pair, "tied": [side.round() for side in pair], drift.FEATURES: points}
     rows = {row.name: row for row in drift.compare_sides(sides, draws=5000)}
-    expected, tied = ks_2samp(one, two, method="exact"), ks_2samp(one.round(), two.round())
-    assert rows["a"].p_value == pytest.approx(expected.pvalue, abs=0.02)
-    assert rows["a"].distance == pytest.approx(expected.statistic)
-    assert rows["tied"].distance == pytest.approx(tied.statistic)
+    assert rows["a"].p_value == pytest.approx(ks_2samp(*pair, method="exact").pvalue, abs=0.02)
+    for name in ("a", "tied"):
+        assert rows[name].distance == pytest.approx(ks_2samp(*sides[name]).statistic)
     both = np.concatenate(points)
-    first, second = ((side - both.mean(axis=0)) / both.std(axis=0) for side in points)
-    width = np.median(pdist(np.concatenate([first, second])))
-    pairs = (first, first), (second, second), (first, second)
+    one, two = ((side - both.mean(axis=0)) / both.std(axis=0) for side in points)
+    width, pairs = (
+        np.median(pdist(np.concatenate([one, two]))),
+        ((one, one), (two, two), (one, two)),
+    )
     means = [np.exp(-cdist(*pair, "sqeuclidean") / 2 / width**2).mean() for pair in pairs]
     assert rows["features"].distance == pytest.approx(means[0] + means[1] - 2 * means[2])
-    with pytest.raises(ConfigError, match="draws=20: 2 tests together need at least 39"):
-        drift.compare_sides({"a": (one, two), "b": (one, two)}, draws=20)
+    with pytest.raises(ConfigError, match="draws=20: 3 tests together need at least 59"):
+        drift.compare_sides(sides, draws=20)
 
 
 def test_new_prevalence_inverts_the_confusion_matrix_or_is_unknown() -> None:
     rng = np.random.default_rng(5)
     targets, truth = (rng.random(n) < part for n, part in ((900, 0.2), (500, 0.4)))
     scores, new = (expit(rng.normal(2.0 * side - 1)) for side in (targets, truth))
-    known, sides = rng.random(900) < 0.9, [PatientBootstrap(range(n), 200) for n in (900, 500)]
-    told = np.where(known, targets, np.nan)
-    estimate = drift.estimate_new_prevalence((scores, told), new, 0.5, sides)
-    joint = confusion_matrix(scores[known] >= 0.5, targets[known], normalize="all")  # Lipton's C
-    weights = np.linalg.solve(joint, [(new < 0.5).mean(), (new >= 0.5).mean()])
-    assert estimate.value == pytest.approx(weights[1] * targets[known].mean())
+    chance, sides = rng.random(900), [PatientBootstrap(range(n), 200) for n in (900, 500)]
+    known = np.where(chance < 0.9, targets, np.nan)
+    estimate = drift.estimate_new_prevalence((scores, known), new, 0.5, sides)
+    rates = [(scores[known == kind] >= 0.5).mean() for kind in (0, 1)]  # false alarms, sensitivity
+    weights = np.linalg.solve([[1, 1], rates], [1, (new >= 0.5).mean()])
+    assert estimate.value == pytest.approx(weights[1])
     assert estimate.low < truth.mean() < estimate.high
-    chance = rng.random(900)
     for own, calls, limit in (chance, new, 0.5), (scores, new, np.nan), (scores, 0 * new, 0.5):
-        unknown = drift.estimate_new_prevalence((own, told), calls, limit, sides)
+        unknown = drift.estimate_new_prevalence((own, known), calls, limit, sides)
         assert np.isnan([unknown.value, *unknown.interval]).all()
 
 
-def draw_side(rng, patients: int, most: int, seed: int, known: bool):
-    """Log odds of four scores, four features; patients of 1 to ``most`` films, which are alike."""
-    sizes = np.floor(np.exp(rng.uniform(0, np.log(most + 1), size=patients))).astype(int)
-    codes, own = np.repeat(np.arange(patients), sizes), rng.normal(size=(patients, 12))
-    draws = 0.7 * np.repeat(own, sizes, axis=0) + 0.714 * rng.normal(size=(len(codes), 12))
-    ids, names = tuple(map(str, codes)), tuple(map(str, range(len(codes))))
-    side = Predictions((), names, ids if known else names, draws[:, :0], draws[:, :0])
-    draws = draws[pick_films(side, seed)]
-    return draws[:, :4] + 1.8 * (draws[:, 8:] > 1.04) - 2, draws[:, 4:8]  # 15 % have a finding
-
-
 def compare(sizes, seed, known=True, *, most=20, shift=0.0, feature=0.0) -> np.ndarray:
-    """P values and detectable shifts of four scores and features, (5, 2), the new ones shifted."""
-    rng = np.random.default_rng([*sizes, seed])
-    sides = (draw_side(rng, n, m, seed, known) for n, m in zip(sizes, (20, most), strict=True))
+    """P values and detectable shifts of four scores and features, (5, 2), new ones shifted."""
+    rng, sides = np.random.default_rng([*sizes, seed]), []
+    for patients, largest in zip(sizes, (20, most), strict=True):  # of 1 to so many alike films
+        films = np.floor(np.exp(rng.uniform(0, np.log(largest + 1), size=patients))).astype(int)
+        own = np.repeat(rng.normal(size=(patients, 12)), films, axis=0)
+        draws = 0.7 * own + 0.714 * rng.normal(size=own.shape)
+        draws = draws[np.cumsum(films) - 1] if known else draws
+        sides.append((draws[:, :4] + 1.8 * (draws[:, 8:] > 1.04) - 2, draws[:, 4:8]))
     (before, seen), (after, more) = sides
     after, more = after + shift * before.std(axis=0) * [1, -1, 1, -1], more + feature
     pairs = {str(i): (expit(before[:, i]), expit(after[:, i])) for i in range(4)}
