@@ -11,6 +11,7 @@ from toy import save_net, toy_net
 
 from xray_lightning import ConfigError, Drift, InvalidImageError, Phantom, measure_drift
 from xray_lightning.cli.app import run_verb
+from xray_lightning.cli.failures import PartialError
 from xray_lightning.deploy.drift import find_patients
 from xray_lightning.report.audit import drift_lines
 from xray_lightning.report.page import say
@@ -69,3 +70,5 @@ def test_no_verdict_where_patients_are_unknown_or_few(run: Path, dicom, tmp_path
     facts = json.loads(capsys.readouterr().out)
     assert facts == json.loads((tmp_path / "out/drift.json").read_text())
     assert "with fewer than 10" in (tmp_path / "out/drift.html").read_text()
+    with pytest.raises(PartialError, match=r"1 file could not be read, all others .*broken\.png"):
+        run_verb("drift", [run, tmp_path], out=tmp_path / "out", as_json=True)

@@ -1,6 +1,7 @@
 """``xray report``, ``drift``: from a run's files and, if it is at hand, its data set."""
 
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from xray_lightning.audit.run import Audit, audit_split
 from xray_lightning.cli.audit import read_exposures
 from xray_lightning.cli.config import explain_error, make, read_config
+from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import DEFAULTS, Settings
 from xray_lightning.data.files import find_images
@@ -22,6 +24,7 @@ from xray_lightning.report.audit import drift_lines, drift_page
 from xray_lightning.report.page import say
 from xray_lightning.report.run import Run, read_run
 from xray_lightning.report.run_page import card_text, write_card, write_report
+from xray_lightning.wording import fault
 from xray_lightning.writing import write_file
 
 LOG = logging.getLogger(__name__)
@@ -64,10 +67,12 @@ def drift(request: Request) -> None:
     films = request.files[1:], data[1] if data else None
     with show_progress("scoring films") as progress:
         result = measure_drift(run.folder, *films, **own, progress=progress)
-    result = replace(result, missing=missing, command=" ".join(["xray drift", *request.words]))
+    result = replace(result, missing=missing, command=shlex.join(["xray", "drift", *request.words]))
     write_file(folder / "drift.html", drift_page(result))
     lines = (*drift_lines(result), f"written to {folder}")
     request.present(result.to_json(), *lines, path=folder / "drift.json")
+    if result.failures:
+        raise PartialError(fault("films_unread", [*result.failures], folder))
 
 
 def closing_report(
