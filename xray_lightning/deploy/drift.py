@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from xray_lightning.data.files import find_images
-from xray_lightning.data.names import NameIndex
+from xray_lightning.data.partition import NameIndex
 from xray_lightning.data.source import Source
 from xray_lightning.data.tables import read_table
 from xray_lightning.deploy.classifier import Classifier, load_classifier
