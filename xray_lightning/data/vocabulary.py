@@ -22,10 +22,6 @@ from xray_lightning.wording import fault
 LabelMap = Mapping[str, frozenset[str]]  # label -> words
 
 MAP = Path(__file__).with_name("labels.yaml")
-KEPT = (  # of a data set whose labels are read by another name
-    *("name", "title", "population", "owner", "unknown_patients", "root", "allow_missing"),
-    *("missing", "official", "choices", "counts"),
-)
 
 
 @dataclass(frozen=True)
@@ -185,7 +181,7 @@ class Relabelled(Source):
     title = ""
 
     def __init__(self, source: Source, labels: tuple[str, ...]) -> None:
-        for name in KEPT:
+        for name in (*Source.__annotations__, "title", "missing"):  # but what follows
             setattr(self, name, getattr(source, name))
         self.source, self.labels = source, labels
         wordings = {label: find_wording(source.name, source.labels, label) for label in labels}
