@@ -100,13 +100,10 @@ class PatientBootstrap:
         known = ~np.isnan(np.asarray(quantity, dtype=np.float64))
         return self.ratio(np.where(known, quantity, 0), known)
 
-    def ranking(self, scores: Array, targets: Array) -> Ranking:
-        """Images sorted by score (N,); those whose target (N,) is NaN are left out."""
-        return Ranking.of(scores, targets, self.codes)
-
     def auroc(self, scores: Array, targets: Array) -> Floats:
         """AUROC of scores (N,), targets 0, 1 or NaN (N,), (1 + D,); NaN without both classes."""
-        return curves_over(self.ranking(scores, targets), self.counts, auroc_only=True)["auroc"]
+        ranking = Ranking.of(scores, targets, self.codes)
+        return curves_over(ranking, self.counts, auroc_only=True)["auroc"]
 
 
 def draw_shares(count: int, draws: int, generator: np.random.Generator) -> Floats:

@@ -16,7 +16,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap, draw_shares
 from xray_lightning.metrics.intervals import Array, Estimate, Floats, Interval, Mask, Spread
-from xray_lightning.metrics.ranks import auroc_left_out, sum_patients
+from xray_lightning.metrics.ranks import Ranking, auroc_left_out, sum_patients
 from xray_lightning.records import NAN, is_known
 from xray_lightning.results import Result
 
@@ -121,7 +121,7 @@ def compare_truths(
 
 
 def _draw(bootstrap: PatientBootstrap, runs: Runs, targets: Array) -> Drawn:
-    rankings = [bootstrap.ranking(run, targets) for run in runs]
+    rankings = [Ranking.of(run, targets, bootstrap.codes) for run in runs]
     aurocs = np.stack([bootstrap.auroc(run, targets) for run in runs])
     left_out = [auroc_left_out(ranking, bootstrap.patients)[1:] for ranking in rankings]
     rarer = intervals.rarer_class(rankings[0].positive)

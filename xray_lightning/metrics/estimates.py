@@ -13,7 +13,7 @@ from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, calibration_errors
 from xray_lightning.metrics.intervals import ROUNDING, Array, Estimate, Floats, Mask, Spread
-from xray_lightning.metrics.ranks import FALSE_ALARMS, RANKED, curves_over, sum_patients
+from xray_lightning.metrics.ranks import FALSE_ALARMS, RANKED, Ranking, curves_over, sum_patients
 from xray_lightning.records import NAN, is_known
 from xray_lightning.results import Json, Result
 
@@ -180,7 +180,7 @@ def _draw(
     *calibrations: Calibration | None,  # one, None where the label has none, or none asked for
 ) -> _Drawn:
     """Every metric of one label."""
-    ranking = bootstrap.ranking(scores, targets)
+    ranking = Ranking.of(scores, targets, bootstrap.codes)
     ranked = PatientBootstrap.of(ranking.codes, bootstrap.counts)
     values = curves_over(ranking, bootstrap.counts)
     called = ranking.scores >= threshold
