@@ -100,9 +100,8 @@ def _make_records(
     images = table.text("image")
     paths = locate_files(root, images)
     _refuse_two_names(table, images, paths)
-    boxes = (
-        read_boxes(read_table(Path(box_path)), BOX_COLUMNS, labels, set(images)) if box_path else {}
-    )
+    known = BOX_COLUMNS, labels, set(images)
+    boxes = read_boxes(read_table(Path(box_path)), *known) if box_path else {}
     wanted = fault("wanted_targets")
     of_labels = (table.convert(label, binary, wanted) for label in labels)
     targets = np.column_stack([*of_labels])  # (N, L)

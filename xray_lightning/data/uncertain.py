@@ -57,10 +57,8 @@ def count_codes(codes: Codes, labels: Sequence[str]) -> dict[str, dict[str, int]
     """How often each label has each code: {"uncertain": {"Edema": 12_984, ...}, ...}."""
     told = {"uncertain": codes == -1, "absent": codes == 0, "present": codes == 1}
     told["blank"] = np.isnan(codes)
-    return {
-        name: dict(zip(labels, where.sum(axis=0).tolist(), strict=True))
-        for name, where in told.items()
-    }
+    sums = {name: where.sum(axis=0).tolist() for name, where in told.items()}
+    return {name: dict(zip(labels, own, strict=True)) for name, own in sums.items()}
 
 
 @dataclass(frozen=True)

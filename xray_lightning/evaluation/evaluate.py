@@ -258,11 +258,8 @@ def select_by(
     points, selective = evaluation.operating_points, {}
     for label, scores, targets in columns:
         if points and label in evaluation.selective:
-            called, wanted = (
-                scores >= points.thresholds[label],
-                {*decisions.SENSITIVITIES, points.value},
-            )
-            sure = bootstrap, values, called, targets, sorted(wanted)
+            wanted = sorted({*decisions.SENSITIVITIES, points.value})
+            sure = bootstrap, values, scores >= points.thresholds[label], targets, wanted
             selective[label] = decisions.measure_selection(*sure)
     return replace(evaluation, selective=selective, certainty=certainty)
 

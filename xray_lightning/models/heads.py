@@ -260,9 +260,7 @@ class QueryDecoder(nn.Module):
             raise ConfigError(f"{OPTION}width={width} is no multiple of {attention_heads=}")
         self.embedding = nn.Linear(channels, width)
         self.register_buffer("queries", torch.randn(labels, width))
-        self.attention = nn.MultiheadAttention(
-            width, attention_heads, dropout=dropout, batch_first=True
-        )
+        self.attention = nn.MultiheadAttention(width, attention_heads, dropout, batch_first=True)
         self.expand = nn.Linear(width, require_integer(OPTION + "feedforward", feedforward, 1))
         self.contract = nn.Linear(feedforward, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))

@@ -50,9 +50,8 @@ def atelectasis(chest: Chest, draw: Draw, growth: float) -> Iterator[Region]:
     """Plates across the lower zone, or a collapsed lobe as a wedge at the mediastinum."""
     lung = one_side(chest, draw)
     if draw.random() < 0.3:
-        border = lung.at(
-            growth * draw.uniform(0.6, 0.8) * np.linspace(0, 1, 8), np.linspace(0.3, 1, 8)
-        )
+        reach = growth * draw.uniform(0.6, 0.8)
+        border = lung.at(reach * np.linspace(0, 1, 8), np.linspace(0.3, 1, 8))
         yield [np.concatenate([border, lung.at(np.linspace(0.6, 0, 8), 1.0)])]
         return
     for place in draw.uniform(0.58, 0.7) + np.arange(draw.integers(1, 3)) * 0.17:
