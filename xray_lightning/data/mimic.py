@@ -119,10 +119,8 @@ def _make_records(
     import polars as pl
 
     images, patients, studies = map(table.text, (_IMAGE, _PATIENT, _STUDY))
-    files = [
-        f"p{patient[:2]}/p{patient}/s{study}/{image}.jpg"
-        for image, patient, study in zip(images, patients, studies, strict=True)
-    ]
+    ids = zip(images, patients, studies, strict=True)
+    files = [f"p{patient[:2]}/p{patient}/s{study}/{image}.jpg" for image, patient, study in ids]
     when = np.array(table.numbers("StudyDate")) * 1e6 + np.array(table.numbers("StudyTime"))
     dates = pl.DataFrame({"when": when, "patient": table.column(_PATIENT)}, nan_to_null=True)
     order = dates.select(pl.col("when").rank("dense").over("patient") - 1.0).to_series()

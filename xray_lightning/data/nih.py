@@ -79,10 +79,8 @@ def make_records(
         boxes = read_boxes(read_table(path), _BOX_COLUMNS, CHEST_XRAY14, set(images))
     rows, cells = table.distinct(_FINDINGS)  # 836, each of which is encoded once
     firsts = zip(cells, np.unique(rows, return_index=True)[1].tolist(), strict=True)
-    targets = [
-        encode(cell.split("|"), CHEST_XRAY14, f"{table.place(i)} ({images[i]})")
-        for cell, i in firsts
-    ]
+    places = ((cell.split("|"), f"{table.place(i)} ({images[i]})") for cell, i in firsts)
+    targets = [encode(findings, CHEST_XRAY14, place) for findings, place in places]
     return Records(
         image_id=images,
         patient_id=table.convert(_PATIENT, lambda cell: str(int(cell)), "a whole number"),

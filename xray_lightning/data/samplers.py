@@ -56,10 +56,8 @@ def disease_balanced_sampler(
         raise DataError(fault("no_normal_image"))
     count = round(normal_share * len(targets))
     findings = generator.integers(len(images_of), size=len(targets) - count)
-    ill = [
-        generator.choice(images, size=int((findings == finding).sum()))
-        for finding, images in enumerate(images_of)
-    ]
+    drawn = zip(images_of, np.bincount(findings, minlength=len(images_of)), strict=True)
+    ill = [generator.choice(images, size=times) for images, times in drawn]
     well = np.resize(generator.permutation(normal), count)
     return generator.permutation(np.concatenate([well, *ill]))
 

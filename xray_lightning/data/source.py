@@ -212,9 +212,8 @@ class Source:
         across, down = width / frame_width, height / frame_height
         for box in record.boxes:
             corner = box.x * across, box.y * down
-            axes.add_patch(
-                Rectangle(corner, box.width * across, box.height * down, fill=False, color="yellow")
-            )
+            size = box.width * across, box.height * down
+            axes.add_patch(Rectangle(corner, *size, fill=False, color="yellow"))
             axes.text(*corner, box.label, color="yellow", va="bottom", parse_math=False)
         axes.set_title(f"{record.image_id}: {describe_targets(self.labels, record.targets)}")
         axes.title.set_parse_math(False)  # labels and names are text, whatever they hold

@@ -235,11 +235,8 @@ def lists_split(
         raise ConfigError("split=lists needs split.train=FILE and split.test=FILE (and split.val=)")
     index = partition.NameIndex(read_column(records, "image_id"))
     paths = {"train": train, "val": val, "test": test}
-    named = {
-        subset: (str(path), partition.read_list(Path(path), index))
-        for subset, path in paths.items()
-        if path is not None
-    }
+    given = {s: Path(path) for s, path in paths.items() if path is not None}
+    named = {s: (str(paths[s]), partition.read_list(path, index)) for s, path in given.items()}
     lists, notes = partition.match_names(named, index)
     subsets, faults = partition.locate_lists(records, lists)
     settings: dict[str, object] = {s: None if p is None else str(p) for s, p in paths.items()}

@@ -86,10 +86,8 @@ def recognise_patients(
     if (own := find_own()) is None:
         return Recognised(np.zeros(len(records), dtype=np.bool_), strangers, "")
     size = max(SIDE, own.image_size)
-    squares = [
-        open_cache(data, images, size=size, root=cache_dir).images
-        for data, images in ((own.source, own.records), (source, records))
-    ]
+    both = (own.source, own.records), (source, records)
+    squares = [open_cache(*side, size=size, root=cache_dir).images for side in both]
     pairs = [(own.records[i].patient_id, strangers[j]) for i, j in find_copies(*squares).tolist()]
     learned = {r.patient_id for subset in LEARNED for r in own.subset_records(subset)}
     gone = {name for patient, name in pairs if patient in learned}

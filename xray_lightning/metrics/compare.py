@@ -231,10 +231,8 @@ def compare_samples(
     both = PatientBootstrap([*internal.patients, *external.patients], draws, seed)
     shared = not set(internal.patients).isdisjoint(external.patients)
     border = len(internal.patients)
-    sides = [
-        (both.subset(rows), [sample.scores], sample.targets)
-        for rows, sample in ((slice(border), internal), (slice(border, None), external))
-    ]
+    halves = (slice(border), internal), (slice(border, None), external)
+    sides = [(both.subset(rows), [sample.scores], sample.targets) for rows, sample in halves]
     return [_subtract(*pair, shared=shared) for pair in _draw_labels(sides, threads)]
 
 

@@ -156,12 +156,8 @@ def measure_at_prevalence(
     ppv, npv = divided(found, alarms), divided(cleared, quiet)
     hits = more * divided(1, sensitivity) + fewer * divided(1, 1 - specificity)  # of log ratios
     rests = more * divided(1, 1 - sensitivity) + fewer * divided(1, specificity)
-    shares = (
-        (ppv, ppv * (1 - ppv) * hits),
-        (npv, npv * (1 - npv) * rests),
-        (alarms, more * share - fewer * (1 - share)),
-        (found, more * share),
-    )
+    moves = ppv * (1 - ppv) * hits, npv * (1 - npv) * rests, more * share - fewer * (1 - share)
+    shares = zip((ppv, npv, alarms, found), (*moves, more * share), strict=True)
     counts = (np.bincount(side.codes, mask) for mask in masks[1::2])
     effective = min(map(intervals.effective_patients, counts))
     draws = (np.vstack([value, value + moved]) for value, moved in shares)
