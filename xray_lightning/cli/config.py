@@ -41,9 +41,8 @@ SEARCH = "hydra.searchpath="
 KEPT = "${run_dir}"  # the one interpolation that config.yaml keeps
 BEST_OF = f"{OWN}metrics.estimates.best_of"  # SciPy loads where it is asked
 
-RESOLVERS: dict[
-    str, Callable[..., Any]
-] = {  # known from here on, in a launcher's own process too: ${run_folder:...}
+# known from here on, in a launcher's own process too: ${run_folder:...}
+RESOLVERS: dict[str, Callable[..., Any]] = {
     **{"run_folder": name_run, "best_of": lambda name: get_object(BEST_OF)(name)},
     "warm_up": lambda weights, epochs: epochs / 3 if weights == "none" and epochs else 1.0,
 }
