@@ -11,9 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
-    "lines of the package": 28_080,
-    "lines of cli/": 2_470,
-    "lines of tests": 29_320,
+    "lines of the package": 27_980,
+    "lines of cli/": 2_460,
+    "lines of tests": 29_310,
     "longest file": 450,
     "longest function": 40,
     "modules imported by one other": 22,
