@@ -13,10 +13,10 @@ PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
     "lines of the package": 27_980,
     "lines of cli/": 2_460,
-    "lines of tests": 29_310,
+    "lines of tests": 29_318,
     "longest file": 450,
     "longest function": 40,
-    "modules imported by one other": 22,
+    "modules imported by one other": 21,
     "dict[str, Any]": 25,
     "deep _target_s": 0,
     "lines of README.md": 199,

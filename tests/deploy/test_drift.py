@@ -13,6 +13,8 @@ from xray_lightning import ConfigError, Drift, InvalidImageError, Phantom, measu
 from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.failures import PartialError
 from xray_lightning.deploy.drift import find_patients
+from xray_lightning.errors import TableError
+from xray_lightning.evaluation.predictions import read_predictions
 from xray_lightning.report.audit import drift_lines
 from xray_lightning.report.page import say
 
@@ -50,6 +52,9 @@ def test_no_verdict_where_patients_are_unknown_or_few(run: Path, dicom, tmp_path
         assert [*find_patients(names, str(told)).values()] == ids
     with pytest.raises(ConfigError, match=r"patients='\(': no such table, and no pattern"):
         find_patients(names, "(")
+    table.write_text("file,patient\np2.png,a\np2.png,b\n")
+    with pytest.raises(TableError, match=r"p2\.png is of 'a' and of 'b'"):
+        find_patients(names, str(table))
     (broken := tmp_path / "broken.png").write_bytes(b"\x89PNG")
     with pytest.raises(InvalidImageError, match=r"broken\.png"):
         measure_drift(run, [broken])
@@ -58,7 +63,7 @@ def test_no_verdict_where_patients_are_unknown_or_few(run: Path, dicom, tmp_path
     known = measure_drift(run, [tmp_path], draws=400)
     assert known.tested
     assert "ZQX" not in json.dumps(known.to_json()) + repr(known)
-    for name, patient in (("a", ""), ("b", "b")):  # none, and RSNA's, which names the file
+    for name, patient in (("a", ""), ("b", "b.dcm")):  # none, and RSNA's, which names the file
         (tmp_path / f"{name}.dcm").write_bytes(dicom(film, PatientID=patient))
     unknown = measure_drift(run, [tmp_path], draws=400)
     told = [(t.p_value, t.corrected, t.detectable, *t.shift.interval) for t in unknown.tests]
@@ -66,6 +71,11 @@ def test_no_verdict_where_patients_are_unknown_or_few(run: Path, dicom, tmp_path
     why = "no verdict on 14 new films, figures alone: the patients of 2 are not known"
     for text in (why, "scores alone were compared, no pixels", f"not read: {broken}"):
         assert text in " ".join(say("drift", unknown))
+    name = read_predictions(run / "predictions_val.csv").image_ids[0]
+    shutil.copy(tmp_path / "1.dcm", tmp_path / Path(name).with_suffix(".dcm"))
+    assert measure_drift(run, [tmp_path], draws=400).shared == 1
+    with pytest.raises(ConfigError, match="the headers of 13 name 12: leave it out"):
+        measure_drift(run, [tmp_path], patients="file", draws=400)
     run_verb("drift", [run, broken.with_name("[0-3].dcm")], out=tmp_path / "out", as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts == json.loads((tmp_path / "out/drift.json").read_text())

@@ -57,6 +57,7 @@ def test_readers_a_model_and_two_modalities() -> None:
         ("reads.csv patient=rad_id", "row 3: image '0.png' has two patients"),
         ("truth.csv reader=Mass", "no column beside 'image_id' and 'Mass' holds marks"),
         ("both.csv modality=by", "two modalities and truth="),
+        ("reads.csv truth=scores.csv", "truth=scores.csv: Mass must be 0 or 1"),
     ],
 )
 def test_what_cannot_be_compared(words: str, named: str) -> None:

@@ -17,7 +17,7 @@ from xray_lightning.data.tables import read_table
 from xray_lightning.deploy.classifier import Classifier, load_classifier
 from xray_lightning.deploy.inputs import Pixels, read_input
 from xray_lightning.deploy.interpretation import Scores
-from xray_lightning.errors import ConfigError, InvalidImageError
+from xray_lightning.errors import ConfigError, InvalidImageError, TableError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.metrics import drift
 from xray_lightning.metrics.bootstrap import PatientBootstrap
@@ -26,6 +26,7 @@ from xray_lightning.models.batches import run_batches
 from xray_lightning.models.gate import middle_layer, run_to
 from xray_lightning.records import prevalence
 from xray_lightning.results import Result
+from xray_lightning.wording import fault
 
 LEAST, MOST = 10, 1000  # patients of a side for a test; patients of a side that are compared
 FIGURES = ("mean grey", "contrast", "sharpness")  # of a film as the network sees it
@@ -44,6 +45,7 @@ class Drift(Result):
     prevalence: dict[str, float]  # of each label in validation, and below among the new films if
     new_prevalence: dict[str, Estimate]  # nothing else changed (BBSE); NaN: cannot be known
     failures: dict[str, str]  # new files that could not be read, and why
+    shared: int  # new films that have the name of one of validation
     draws: int
     seed: int
     missing: str = ""  # why no pixels were compared, "" if they were
@@ -86,24 +88,29 @@ def measure_drift(
         shares[label] = share if tested else Estimate(share.value)
     sizes = (len(before.image_ids), len(after.image_ids)), counts, unknown, told, tested
     known = dict(zip(before.labels, prevalence(before.targets).tolist(), strict=True))
-    return Drift(*sizes, tests, known, shares, failures, draws, seed)
+    names = ({Path(name).stem for name in side.image_ids} for side in (before, after))
+    shared = len(set.intersection(*names))
+    return Drift(*sizes, tests, known, shares, failures, shared, draws, seed)
 
 
 def score_films(
     classifier: Classifier, owners: Mapping[str, str | None], progress: Callable[[int, int], object]
 ) -> tuple[Predictions, dict[str, str]]:
     """Scores of films with their patients, "" where not known; and why others cannot be read."""
-    read, failures = dict[str, tuple[Scores, str]](), dict[str, str]()
+    read, failures = dict[str, tuple[Scores, str, str]](), dict[str, str]()
     for (name, told), file in zip(owners.items(), classifier.stream(owners), strict=True):
         if file.scores is None:
             failures[name] = file.failure
         else:
-            own = "" if file.patient == file.path.stem else file.patient  # RSNA's: of the file
-            read[name] = file.scores, own if told is None else told
+            path = file.path
+            own = "" if file.patient in (path.stem, path.name) else file.patient  # RSNA's: of files
+            read[name] = file.scores, own if told is None else told, own
         progress(len(read) + len(failures), len(owners))
     if not read:
         raise InvalidImageError(": ".join(next(iter(failures.items()))))
-    rows, patients = zip(*read.values(), strict=True)
+    rows, patients, headers = zip(*read.values(), strict=True)
+    if patients == (*read,) and len({*headers} - {""}) < (known := len([*filter(None, headers)])):
+        raise ConfigError(fault("films_of_one_patient", known, len({*headers} - {""})))
     unknown = np.full_like(scores := np.stack(rows), np.nan)
     return Predictions(classifier.labels, (*read,), patients, unknown, scores), failures
 
@@ -119,8 +126,11 @@ def find_patients(names: Sequence[str], told: str) -> Mapping[str, str | None]:
     if Path(told).is_file():
         table, index = read_table(Path(told), "patient"), NameIndex(names)
         files = map(index.find, table.text(table.columns[0]))
-        rows = zip(files, table.text("patient"), strict=True)
-        return dict.fromkeys(names, "") | {name: patient for name, patient in rows if name}
+        owners = dict[str, str]()
+        for name, patient in zip(files, table.text("patient"), strict=True):
+            if name and owners.setdefault(name, patient) != patient:
+                raise TableError(f"{told}: {name} is of {owners[name]!r} and of {patient!r}")
+        return dict.fromkeys(names, "") | owners
     try:
         hits = [re.search(told, Path(name).name) for name in names]
     except re.error as error:

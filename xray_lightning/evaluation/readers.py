@@ -117,6 +117,8 @@ def measure_readers(
         names = name_first(modalities)
         raise TableError(f"{table}: two modalities and truth=, no scores=, are needed, got {names}")
     told, _ = _read_columns(truth, [*marks], images)
+    if odd := [k for k, own in told.items() if not np.isin(own[~np.isnan(own)], (0, 1)).all()]:
+        raise TableError(f"truth={truth}: {name_first(odd)} must be 0 or 1, or blank: unknown")
     kept = choose_labels(labels, [*marks], [*(told or marks)])
     model, unscored = _read_columns(scores, kept, images)
     bootstrap = PatientBootstrap(patients, draws if scores else 1, seed)
