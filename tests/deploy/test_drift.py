@@ -13,7 +13,7 @@ from xray_lightning import ConfigError, Drift, InvalidImageError, Phantom, measu
 from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.failures import PartialError
 from xray_lightning.deploy.drift import find_patients
-from xray_lightning.errors import TableError
+from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import read_predictions
 from xray_lightning.report.audit import drift_lines
 from xray_lightning.report.page import say
@@ -52,6 +52,8 @@ def test_no_verdict_where_patients_are_unknown_or_few(run: Path, dicom, tmp_path
         assert [*find_patients(names, str(told)).values()] == ids
     with pytest.raises(ConfigError, match=r"patients='\(': no such table, and no pattern"):
         find_patients(names, "(")
+    with pytest.raises(DataNotFoundError, match=r"none\.csv"):
+        find_patients(names, "none.csv")
     table.write_text("file,patient\np2.png,a\np2.png,b\n")
     with pytest.raises(TableError, match=r"p2\.png is of 'a' and of 'b'"):
         find_patients(names, str(table))

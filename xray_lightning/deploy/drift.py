@@ -123,7 +123,7 @@ def find_patients(names: Sequence[str], told: str) -> Mapping[str, str | None]:
     """
     if told in ("", "file"):
         return {name: name if told else None for name in names}
-    if Path(told).is_file():
+    if told.endswith(".csv") or Path(told).is_file():
         table, index = read_table(Path(told), "patient"), NameIndex(names)
         files = map(index.find, table.text(table.columns[0]))
         owners = dict[str, str]()
