@@ -310,8 +310,7 @@ def test_weights_shared_out(name: str, folder: Path) -> None:
     run([sys.executable, *words], folder)
     net = ["model=vit_small", f"model.backbone={name}", "freeze_epochs=1", "optim.layer_decay=0.75"]
     for kind in ("ddp", "fsdp"):
-        words = [*TRAIN, *TOY, *TWO, f"trainer={kind}", *net, f"hydra.run.dir={name}_{kind}"]
-        run(words, folder)
+        run([*TRAIN, *TOY, *TWO, f"trainer={kind}", *net, f"hydra.run.dir={name}_{kind}"], folder)
     ddp, fsdp = folder / f"{name}_ddp", folder / f"{name}_fsdp"
     for ours, theirs in zip(*(read_table(p / "metrics.csv") for p in (fsdp, ddp)), strict=True):
         ours, theirs = ({k: float(v or "nan") for k, v in row.items()} for row in (ours, theirs))

@@ -54,8 +54,9 @@ def test_distances_of_a_gate(data, task, trainer, tmp_path) -> None:
     np.testing.assert_allclose(measure_distances(gate, task.net, data, "test"), far, rtol=1e-4)
     best = xl.load_checkpoint(save_net(task.net, tmp_path / "best.ckpt"))
     how = data, {"test": data.split}, tmp_path / "out", trainer
-    with pytest.raises(xl.ConfigError, match=r"certainty=gate: .*best.ckpt has no gate"):
-        evaluate_checkpoint(best, *how, certainty="gate")
+    for name, said in (("gate", "best.ckpt has no gate"), ("gat", "certainty must be one of")):
+        with pytest.raises(xl.ConfigError, match=said):
+            evaluate_checkpoint(best, *how, certainty=name)
     store_gate(best.path, gate)
     gated = xl.load_checkpoint(best.path)
     (evaluation,) = evaluate_checkpoint(gated, *how, certainty="gate", draws=9)[1].values()

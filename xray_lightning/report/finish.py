@@ -22,7 +22,7 @@ from xray_lightning.audit.shortcuts import probe_hospitals
 from xray_lightning.checkpoint import Checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS, Split
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_choice
 from xray_lightning.evaluation.evaluate import (
     MARGIN,
     Evaluation,
@@ -210,6 +210,7 @@ def evaluate_checkpoint(
     description = checkpoint.description
     points = OperatingPoints.from_json(plain) if (plain := description.operating_points) else None
     resolve_prior(prior, data.labels, points)  # refuses it before long work
+    require_choice("certainty", certainty, (MARGIN, "gate"))
     gate = None if certainty == MARGIN else checkpoint.gate
     if certainty != MARGIN and gate is None:
         raise ConfigError(f"certainty={certainty}: {checkpoint.path} has no gate; certainty=margin")

@@ -143,8 +143,7 @@ def stop_together(
             halves = (batch_size >> k for k in range(1, batch_size.bit_length() - 1))
             alone = not isinstance(trainer.strategy, FSDP)  # else all processes would have to try
             fits = next(filter(try_size, halves), 0) if alone else None
-            (text,) = tell(__package__, "full", trainer, batch_size, fits)
-            raise ConfigError(text) from error
+            raise ConfigError(fault("gpu_full", trainer, batch_size, fits)) from error
         if trainer.world_size == 1 or not LOST.search(str(error)):
             raise
         raise XrayError(fault("process_gone", trainer.world_size, folder)) from error
@@ -157,7 +156,7 @@ def try_step(trainer: pl.Trainer, task: XrayTask, image_size: int, size: int) ->
     try:
         net = task.to(device).net  # Lightning has moved it away
         net.zero_grad(set_to_none=True)
-        _adams = [torch.empty_like(one) for one in net.parameters() for _ in "12"]
+        _moments = [torch.empty_like(one) for one in net.parameters() for _ in "mv"]  # Adam's
         images = torch.rand(size, 1, image_size, image_size, device=device)
         with trainer.precision_plugin.forward_context():  # not a compiled network, which needs less
             loss = task.loss(net.forward(images), images.new_zeros(size, len(task.labels)))
