@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import struct
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -48,7 +47,6 @@ CHUNK = 1 << 24  # bytes written at a time where space cannot be reserved
 PART_IMAGES, PART_BYTES = 1 << 14, 4 * 10**9  # of a part at most
 SPOT_CHECKS = 4
 NAMED_FAILURES = 5
-SYNC_SECONDS = 1.0  # about what a crash can lose
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,21 @@ class CachePart:
     images: np.memmap[Any, np.dtype[np.uint8]]  # (N, S, S)
     sizes: np.memmap[Any, np.dtype[np.int32]]  # (N, 2), height and width of each original
     sums: np.memmap[Any, np.dtype[np.uint32]]  # (N,), see ``checksum``
-    done: np.memmap[Any, np.dtype[np.uint8]]  # (N,), 1 where the row is on disk
+    done: np.memmap[Any, np.dtype[np.uint8]]  # (N,), 1 for each row, once all were tried
+
+    def missing(self) -> list[int]:
+        """The rows that are not there: a build may have died, and the last writes with it."""
+        rows = np.flatnonzero(self.done == 0).tolist()
+        return [row for row in rows if not (self.sums[row] and self.holds(row, self.images[row]))]
+
+    def holds(self, row: int, image: npt.NDArray[np.uint8]) -> bool:
+        """Whether an image is the one that was written to a row."""
+        return bool(checksum(row, image, self.sizes[row]) == self.sums[row])
 
     def square(self, row: int) -> npt.NDArray[np.uint8]:
         """See ``ImageCache.square``."""
         image = np.array(self.images[row])
-        if checksum(row, image, self.sizes[row]) != self.sums[row]:
+        if not self.holds(row, image):
             raise mismatch(self.path, f"row {row:,} (ids.txt) is not as it was written")
         return image
 
@@ -338,8 +345,8 @@ def _lock(folder: Path) -> AbstractContextManager[object]:
 def _create(part: _Part, missing: Sequence[_Part]) -> None:
     """Reserve all disk space, then write the manifest; space for all that is ``missing``."""
     folder, manifest = part.folder, part.manifest
-    done = folder / "done.bin"
-    if done.is_file() and any(done.read_bytes()):
+    sums = folder / "sums.bin"
+    if sums.is_file() and any(sums.read_bytes()):
         raise mismatch(folder, f"{MANIFEST} is gone")
     shutil.rmtree(folder, ignore_errors=True)  # what a run left that died while it reserved
     new = [one.manifest for one in missing if not (one.folder / MANIFEST).exists()]
@@ -377,10 +384,9 @@ def _fill(
     report: Callable[[int], None],  # told how many images of the part are done
     remarks: list[list[str]],  # takes those of the reader
 ) -> list[str]:
-    """Decode every image of a part that is not done; what could not be read, and why."""
+    """Decode every image of a part that is not there; what could not be read, and why."""
     there, records = _load_part(part.folder, "r+"), part.records
-    rows = np.flatnonzero(there.done == 0).tolist()
-    decoded: list[int] = []  # rows whose flag is not set yet
+    rows = there.missing()
     failures: dict[int, str] = {}
 
     def decode(row: int) -> None:
@@ -390,35 +396,21 @@ def _fill(
                 square = fit_square(image, there.images.shape[1])
                 there.images[row], there.sizes[row] = square, image.shape
                 there.sums[row] = checksum(row, square, image.shape)
-                decoded.append(row)
             except (errors.DataError, OSError) as error:
                 failures[row] = f"{records[row].image_id}: {error}"
         if notes:
             remarks.append(notes)
 
-    before, synced = len(records) - len(rows), time.monotonic()
+    before = len(records) - len(rows)
     if before:
         report(before)
-    ahead = 64 * workers  # they go on while the disk is waited for
-    try:
-        with closing(decode_ahead(decode, rows, workers=workers, ahead=ahead)) as finished:
-            for done, _ in enumerate(finished, before + 1):
-                report(done)
-                if time.monotonic() > synced + SYNC_SECONDS:
-                    _set_flags(there, decoded)
-                    synced = time.monotonic()
-    finally:
-        _set_flags(there, decoded)
-    return [failures[row] for row in sorted(failures)]
-
-
-def _set_flags(part: CachePart, decoded: list[int]) -> None:
-    """Set the flags of decoded rows, emptying the list, once their pixels reached the disk."""
-    # the threads decode on: memmap.flush would keep the interpreter's lock, fsync does not
-    rows = decoded[:]
-    for name in ("images", "sizes", "sums", "done"):
-        if name == "done":
-            part.done[rows] = 1
-        with (part.path / f"{name}.bin").open("rb+") as file:
+    with closing(decode_ahead(decode, rows, workers=workers, ahead=64 * workers)) as finished:
+        for done, _ in enumerate(finished, before + 1):
+            report(done)
+    for name in row_types(there.images.shape[1]):
+        if name == "done":  # the last: it says that the others are on disk
+            there.done[:] = 1
+            there.done[list(failures)] = 0
+        with (part.folder / f"{name}.bin").open("rb+") as file:
             os.fsync(file.fileno())  # writes dirty pages of memory maps, too
-    del decoded[: len(rows)]
+    return [failures[row] for row in sorted(failures)]
