@@ -7,7 +7,6 @@ by at least ``CORRELATION`` (Pearson). The README of ``audit/`` says what that f
 """
 
 from collections.abc import Iterator
-from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -29,47 +28,43 @@ Grey = npt.NDArray[np.uint8]
 Squares = Grey | Rows  # (N, S, S)
 Mask = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.bool_]  # (N, 64)
+Places = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.int64]  # (M, 2), the first below the second, in order
 
 
 def find_pairs(squares: Squares) -> tuple[Pairs, Mask, npt.NDArray[np.float64], int]:
     """Pairs of alike squares (M, 2), whether equal (M,), correlation (M,); how many are blank."""
-    bits, digests, blank = hash_images(squares)
+    bits, blank = hash_images(squares)
     (kept,) = np.nonzero(~blank)
-    pairs = kept[close_pairs(bits[kept])]
-    exact = np.array([digests[i] == digests[j] for i, j in pairs.tolist()], dtype=np.bool_)
-    correlation = np.where(exact, 1.0, correlate(squares, pairs))
+    near = kept[close_pairs(bits[kept])]
+    correlation = correlate(squares, squares, near)
     alike = correlation >= CORRELATION
-    return pairs[alike], exact[alike], correlation[alike], int(blank.sum())
+    pairs = near[alike]
+    equal = [np.array_equal(squares[i], squares[j]) for i, j in pairs.tolist()]
+    exact = np.array(equal, dtype=np.bool_)
+    return pairs, exact, np.where(exact, 1.0, correlation[alike]), int(blank.sum())
 
 
 def find_copies(first: Squares, second: Squares) -> Pairs:
     """Places of the pictures that are in both (M, 2), of squares of any two sizes from 64 px on."""
     hashed = [hash_images(squares) for squares in (first, second)]
-    bits, blank = (np.concatenate([side[place] for side in hashed]) for place in (0, 2))
+    bits, blank = map(np.concatenate, zip(*hashed, strict=True))
     (kept,) = np.nonzero(~blank)
     near: Pairs = kept[close_pairs(bits[kept])]
     crossing = (near[:, 0] < len(first)) & (near[:, 1] >= len(first))
     pairs: Pairs = near[crossing] - np.array([0, len(first)])
-    sides = zip((first, second), pairs.T, strict=True)
-    small = [_shrink(squares[places], SIDE) for squares, places in sides if len(places)]
-    if not small:
-        return pairs
-    joined = np.column_stack([np.arange(len(pairs)), len(pairs) + np.arange(len(pairs))])
-    return pairs[correlate(np.concatenate(small), joined) >= CORRELATION]
+    return pairs[correlate(first, second, pairs) >= CORRELATION]
 
 
-def hash_images(squares: Squares) -> tuple[Bits, list[bytes], Mask]:
-    """Perceptual hash of each image, (N, 64), a digest of its pixels, whether it is blank, (N,)."""
+def hash_images(squares: Squares) -> tuple[Bits, Mask]:
+    """Perceptual hash of each image, (N, 64), and whether it is blank, (N,)."""
     bits, blank = np.empty((len(squares), 64), dtype=np.bool_), np.empty(len(squares), np.bool_)
-    digests = []
     for rows in _chunks(len(squares)):
-        digests += [blake2b(square.tobytes(), digest_size=16).digest() for square in squares[rows]]
         small = _shrink(squares[rows], _HASH_SIDE).astype(np.float32)
         waves = scipy.fft.dctn(small, axes=(1, 2))[:, _COEFFICIENTS, _COEFFICIENTS].reshape(-1, 64)
         bits[rows] = waves > np.median(waves, axis=1, keepdims=True)
         blank[rows] = np.ptp(small, axis=(1, 2)) == 0
-    return bits, digests, blank
+    return bits, blank
 
 
 def close_pairs(bits: Bits, distance: int = DISTANCE) -> Pairs:
@@ -88,17 +83,23 @@ def close_pairs(bits: Bits, distance: int = DISTANCE) -> Pairs:
     return pairs[np.lexsort(pairs.T[::-1])]
 
 
-def correlate(squares: Squares, pairs: Pairs) -> npt.NDArray[np.float64]:
-    """Pearson correlation of the two images of each pair at 64 px, (M,)."""
-    rows, places = np.unique(pairs, return_inverse=True)
-    small = np.empty((len(rows), SIDE, SIDE), dtype=np.uint8)
-    for chunk in _chunks(len(rows)):
-        small[chunk] = _shrink(squares[rows[chunk]], SIDE)
+def correlate(first: Squares, second: Squares, pairs: Pairs) -> npt.NDArray[np.float64]:
+    """Pearson correlation at 64 px of an image of the first and one of the second squares, (M,)."""
+    sides = [_shrink_used(*side) for side in zip((first, second), pairs.T, strict=True)]
     correlation = np.empty(len(pairs))
     for chunk in _chunks(len(pairs)):
-        first, second = (_standardise(small[side]) for side in places.reshape(-1, 2)[chunk].T)
-        correlation[chunk] = np.einsum("np,np->n", first, second)
+        flat = (_standardise(small[places[chunk]]) for small, places in sides)
+        correlation[chunk] = np.einsum("np,np->n", *flat)
     return correlation
+
+
+def _shrink_used(squares: Squares, rows: Places) -> tuple[Grey, Places]:
+    """The different ones of some rows at 64 px, (n, 64, 64), and the place of each row, (M,)."""
+    used, places = np.unique(rows, return_inverse=True)
+    small = np.empty((len(used), SIDE, SIDE), dtype=np.uint8)
+    for chunk in _chunks(len(used)):
+        small[chunk] = _shrink(squares[used[chunk]], SIDE)
+    return small, places
 
 
 def _standardise(images: Grey) -> npt.NDArray[np.float32]:
