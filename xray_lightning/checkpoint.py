@@ -20,7 +20,7 @@ from xray_lightning.data.partition import SUBSETS, describe_split
 from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import CheckpointError, OutputError
 from xray_lightning.formats import upgrade_description, upgrade_settings
-from xray_lightning.hub import locate
+from xray_lightning.hub import find_checkpoint
 from xray_lightning.models.backbones import fill, require_whole
 from xray_lightning.models.gate import Gate
 from xray_lightning.models.network import XrayNet
@@ -151,18 +151,14 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     """Read a checkpoint of this package; nothing but plain values and tensors is ever unpickled.
 
     Checksums, types and ranges are checked. The checksums take 0.05 s of 28 MB (DenseNet-121).
-    ``hf://OWNER/NAME[@REVISION]`` is fetched from the Hugging Face hub.
+    Of a run folder it is the best; ``hf://OWNER/NAME[@REVISION]`` is fetched from the hub.
     Files of format 1 are read too. ``trust``: see :class:`Checkpoint`.
 
     Raises:
         CheckpointError: no such file, a damaged file, a foreign one, a newer format, or an entry
             that is not what it must be.
     """
-    path = locate(path)
-    if path.is_dir():
-        raise CheckpointError(fault("no_file_of_a_run", path))
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
+    path = find_checkpoint(path)
     try:
         raw = _read(path)
     except Exception as error:  # torch.load raises a dozen types on a damaged file

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from xray_lightning.errors import CheckpointError, ConfigError, OutputError, XrayError
 
@@ -38,6 +39,23 @@ def locate(place: str | Path) -> Path:
         if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
             revision = hub.model_info(repo, revision=revision).sha
         return Path(hub.hf_hub_download(repo, WEIGHTS, revision=revision))
+
+
+def find_checkpoint(place: str | Path) -> Path:
+    """The best checkpoint of a run folder; a file as it is; of the hub the one that is fetched."""
+    path = locate(place)
+    path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    if not (is_zipfile(path) or path.suffix == ".safetensors"):  # asked without torch
+        raise CheckpointError(f"{path} is damaged or no checkpoint: take a file of train.py's")
+    return path
+
+
+def find_run(checkpoint: Path) -> Path | None:
+    """The folder of the run whose ``checkpoints`` hold the file; None of one that lies alone."""
+    place = checkpoint.resolve().parent  # what the hub keeps is a link
+    return place.parent if place.name == "checkpoints" else None
 
 
 def name_place(path: str | Path) -> str:

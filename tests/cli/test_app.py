@@ -53,8 +53,14 @@ def test_arguments_that_are_neither(usage: str, arguments: list[str], named: str
 
 def test_settings_have_the_type_of_their_default() -> None:
     request = Request((), ("draws=50", "rename=true", "name=a=b", "workers=null"))
-    chosen = request.read(draws=2000, rename=False, name="", workers=None, frame=None)
-    assert chosen == {"draws": 50, "rename": True, "name": "a=b", "workers": None, "frame": None}
+    own = {"draws": 2000, "rename": False, "name": "", "workers": None, "frame": None}
+    assert request.read(own).own == {
+        "draws": 50,
+        "rename": True,
+        "name": "a=b",
+        "workers": None,
+        "frame": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -63,9 +69,9 @@ def test_settings_have_the_type_of_their_default() -> None:
 )
 def test_settings_that_cannot_be_read(text: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        Request((), (text,)).read(draws=2000, test=False)
+        Request((), (text,)).read({"draws": 2000, "test": False})
     with pytest.raises(ConfigError, match=text.split("=")[0]):
-        Request((), (text,)).read()
+        Request((), (text,)).read({})
 
 
 def test_the_folder_of_results() -> None:

@@ -7,8 +7,9 @@ import torch
 
 import xray_lightning as xl
 from xray_lightning.cli.config import make
-from xray_lightning.cli.opening import Opened, read_settings
+from xray_lightning.cli.opening import read_settings
 from xray_lightning.cli.settings import find_checkpoint
+from xray_lightning.evaluation.model import Inspection
 from xray_lightning.report.evaluation_table import evaluation_lines
 
 
@@ -66,8 +67,7 @@ def test_a_run_folder_is_its_best_checkpoint(tmp_path: Path) -> None:
 def test_where_the_results_go(tmp_path: Path) -> None:
     for name, folder in (("run/checkpoints/best.ckpt", tmp_path / "run"), ("best.ckpt", "outputs")):
         loaded = replace(checkpoint({}), path=tmp_path / name)
-        assert Opened(loaded, None, None, {}, "", None).folder("x") == Path(folder, "x")
-        assert Opened(loaded, None, None, {}, "", tmp_path).folder("x") == tmp_path
+        assert Inspection(loaded, None, {}).folder("x") == Path(folder, "x")
 
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
@@ -79,8 +79,7 @@ def test_unknown_patients_are_said(rsna_folder, tmp_path: Path, mapped: bool) ->
     subsets = dict.fromkeys(("train", "val", "test"), "f00d")
     description = xl.Description({}, {}, {"subsets": subsets, "population": "nih"}, CONFIG)
     loaded = xl.Checkpoint(Path("best.ckpt"), description, {}, 0)
-    config = read_settings(loaded, ["draws=5"])
-    found = Opened(loaded, config, data, {"test": data.split}, None, None)
+    found = Inspection(loaded, data, {"test": data.split})
     assert found.overlap_known is mapped
     records = data.subset_records("test")
     scores = np.linspace(0, 1, len(records), dtype=np.float32)[:, None]

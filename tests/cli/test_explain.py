@@ -17,6 +17,7 @@ from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.explain import own_settings
 from xray_lightning.cli.fit import fit
+from xray_lightning.cli.request import DEFAULTS, Request
 from xray_lightning.explain.maps import METHODS
 
 QUICK = ["draws=50", "positives=12", "threads=1"]
@@ -123,14 +124,15 @@ def test_json_of_a_folder_of_ones_own(checkpoint, tmp_path, capsys) -> None:
 )
 def test_settings_that_cannot_work(text: str) -> None:
     with pytest.raises(ConfigError, match=text.split("=")[0]):
-        own_settings([text])
+        own_settings(Request((), (text,)).read(DEFAULTS["explain"], composes=True))
 
 
 def test_settings() -> None:
-    settings, rest = own_settings(["methods=[cam, gradient]", "saliency=all", "data=nih"])
+    words = "methods=[cam, gradient]", "saliency=all", "data=nih"
+    settings = own_settings(request := Request((), words).read(DEFAULTS["explain"], composes=True))
     assert (settings["methods"], settings["saliency"]) == (("cam", "gradient"), METHODS)
     assert settings["shortcuts"] is True
-    assert rest == ["data=nih"]
+    assert request.rest == ("data=nih",)
 
 
 def test_what_is_refused_leaves_no_folder(checkpoint) -> None:

@@ -11,9 +11,10 @@ from running import xray
 from xray_lightning import ConfigError, Phantom, patient_split
 from xray_lightning.cli import report as module
 from xray_lightning.cli.app import run_verb
-from xray_lightning.cli.report import DRAWS, audit_again, closing_report
+from xray_lightning.cli.report import audit_again
 from xray_lightning.data.source import used_records
 from xray_lightning.report.run import read_run
+from xray_lightning.report.run_page import DRAWS, closing_report
 
 
 def settings(run, **changes: object) -> None:
@@ -72,13 +73,12 @@ def test_end_of_training(run_folder, caplog: pytest.LogCaptureFixture) -> None:
     source = Phantom(patients=150)
     split = patient_split(source.records, None, fractions=(0.4, 0.3, 0.3))
     objects = source, split, metrics, run_folder
-    config = OmegaConf.load(run_folder / "config.yaml")
-    closing_report(config, *objects)
+    closing_report(*objects)
     assert (run_folder / "report.html").is_file()
     assert not caplog.records
     (run_folder / "report.html").unlink()
     (run_folder / "environment.json").unlink()
-    closing_report(config, *objects)
+    closing_report(*objects)
     assert "no report.html; once this is repaired: xray report" in caplog.text
     assert not (run_folder / "report.html").exists()
 

@@ -12,6 +12,7 @@ from toy import data_fixture, quiet_trainer, save_net, toy_net
 import xray_lightning as xl
 from xray_lightning.checkpoint import store_gate
 from xray_lightning.cli.config import read_value
+from xray_lightning.evaluation.model import Inspection
 from xray_lightning.evaluation.predict import assemble_scores, measure_distances
 from xray_lightning.evaluation.priors import correct_priors, require_prior
 from xray_lightning.models.gate import fit_gate, run_to
@@ -53,13 +54,15 @@ def test_distances_of_a_gate(data, task, trainer, tmp_path) -> None:
     far = gate.check(run_to(task.net, gate.layer, parts[1]))[0]
     np.testing.assert_allclose(measure_distances(gate, task.net, data, "test"), far, rtol=1e-4)
     best = xl.load_checkpoint(save_net(task.net, tmp_path / "best.ckpt"))
-    how = data, {"test": data.split}, tmp_path / "out", trainer
+    how = data, {"test": data.split}
+    out = tmp_path / "out", trainer
     for name, said in (("gate", "best.ckpt has no gate"), ("gat", "certainty must be one of")):
         with pytest.raises(xl.ConfigError, match=said):
-            evaluate_checkpoint(best, *how, certainty=name)
+            evaluate_checkpoint(Inspection(best, *how), *out, certainty=name)
     store_gate(best.path, gate)
     gated = xl.load_checkpoint(best.path)
-    (evaluation,) = evaluate_checkpoint(gated, *how, certainty="gate", draws=9)[1].values()
+    opened = Inspection(gated, *how)
+    (evaluation,) = evaluate_checkpoint(opened, *out, certainty="gate", draws=9)[1].values()
     assert evaluation.certainty == "gate"
 
 

@@ -102,7 +102,7 @@ def audit_split(
     split: Split,
     *,
     lists: Mapping[str, Collection[str]] | None = None,
-    exposures: Mapping[str, str] | None = None,
+    exposures: Mapping[str, str] | None = None,  # None: the source's
     predictions: tuple[Predictions, Predictions] | None = None,
     checkpoint: Path | str | None = None,  # whose training patients are looked for
     duplicates: leaks.Duplicates | None = None,  # of ``compare_images``, if pixels were compared
@@ -112,7 +112,7 @@ def audit_split(
     """Audit a split of the data set from its label table alone; no pixels are read.
 
     ``lists`` are the image names of known test sets, as ids of the data where they are any;
-    ``exposures`` the name of the radiograph that an image shows (RSNA's map to NIH);
+    ``exposures`` the name of the radiograph that an image shows, see :class:`Source`;
     ``predictions`` those of one model on validation and on test, to decompose the change.
 
     Raises:
@@ -121,7 +121,8 @@ def audit_split(
     """
     table = leaks.read_labels(source)
     bootstrap = PatientBootstrap(table.patients, draws, seed)
-    leakage = _find_leaks(source, split, lists or {}, exposures or {}, checkpoint, duplicates)
+    exposures = source.exposures if exposures is None else exposures
+    leakage = _find_leaks(source, split, lists or {}, exposures, checkpoint, duplicates)
     told, subsets = not leakage.patients.untold, shifting.add_train_val(split.subsets)
     change = predictions and decompose_change(source, split, *predictions, draws=draws, seed=seed)
     hospitals = None

@@ -16,7 +16,7 @@ import typer
 
 import xray_lightning
 from xray_lightning.cli.failures import GO_ON, run_guarded
-from xray_lightning.cli.request import read_request
+from xray_lightning.cli.request import DEFAULTS, read_request
 from xray_lightning.errors import DataNotFoundError
 
 APP = typer.Typer(
@@ -78,10 +78,11 @@ def run_verb(
     request = read_request(usage, [*map(str, words)], out, as_json)
     if (absent := ABSENT.get(usage.split(" ")[0])) and not Path(request.files[0]).exists():
         raise DataNotFoundError(absent.format(request.files[0]))
+    request = request.read(DEFAULTS.get(name, {}), composes=name in DEFAULTS["keys"]["composing"])
     if name in OPENING:
         from xray_lightning.cli.settings import require_openable
 
-        request = require_openable(request, explain=name == "explain")
+        request = require_openable(request)
     module, function = place.split(".")
     command = getattr(import_module(f"xray_lightning.cli.{module}"), function)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():

@@ -1,14 +1,13 @@
 """``xray audit``: leakage, shift, image-free baselines and the change from validation to test."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from xray_lightning.audit.leakage import compare_images
 from xray_lightning.audit.run import audit_split
 from xray_lightning.cli.config import compose_settings, make
-from xray_lightning.cli.request import Own, Request, read_names, take_own
-from xray_lightning.cli.settings import DEFAULTS, Settings
+from xray_lightning.cli.request import Own, Request, read_names
 from xray_lightning.data.nih import read_nih_map
 from xray_lightning.data.partition import FaultySplitError, NameIndex, read_list, split_source
 from xray_lightning.data.source import Source, used_records
@@ -16,15 +15,13 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import read_own
 from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import show_progress
+from xray_lightning.records import read_column
 from xray_lightning.writing import write_file
-
-OWN = DEFAULTS["audit"]
 
 
 def audit(request: Request) -> None:
     """What a split does to a score, from the label table: xray audit data=nih data.root=DIR."""
-    own, values = take_own(request.settings, OWN)
-    config = compose_settings(values, OWN)
+    own, config = request.own, compose_settings(request.rest, request.own)
     source: Source = make(config.data)
     tables = [Path(own["predictions"], f"predictions_{name}.csv") for name in ("val", "test")]
     predictions = (read_own(tables[0]), read_own(tables[1])) if own["predictions"] else None
@@ -34,7 +31,6 @@ def audit(request: Request) -> None:
     except FaultySplitError as error:  # which no training may use: to count what is wrong with it
         split = error.split
     folder = prepare_folder(request.out or Path(f"outputs/audit_{source.name}_{split.fingerprint}"))
-    exposures = read_exposures(config)
     duplicates = None
     if own["duplicates"]:
         size, root = config.image_size, config.cache_dir
@@ -45,8 +41,7 @@ def audit(request: Request) -> None:
     result = audit_split(
         source,
         split,
-        lists=_read_lists(own, source, exposures),
-        exposures=exposures,
+        lists=_read_lists(own, source),
         predictions=predictions,
         checkpoint=own["checkpoint"],
         duplicates=duplicates,
@@ -60,18 +55,10 @@ def audit(request: Request) -> None:
     request.present(result.to_json(), *lines, path=folder / "audit.json")
 
 
-def read_exposures(config: Settings) -> dict[str, str]:
-    """NIH's name of every RSNA image, where the configuration has the map."""
-    path = config.data.get("nih_map")
-    return read_nih_map(Path(path)) if path else {}
-
-
-def _read_lists(
-    own: Own, source: Source, exposures: Mapping[str, str]
-) -> dict[str, Collection[str]]:
+def _read_lists(own: Own, source: Source) -> dict[str, Collection[str]]:
     """Known image names by what they are: the files of lists=, and NIH's names in RSNA's map."""
     paths = map(Path, read_names(own["lists"]))
-    index = NameIndex([*(record.image_id for record in source.records), *exposures.values()])
+    index = NameIndex([*read_column(source.records, "image_id"), *source.exposures.values()])
     lists: dict[str, Collection[str]] = {f"list {path}": read_list(path, index) for path in paths}
     if own["rsna_map"]:
         if source.population != "nih":

@@ -1,8 +1,8 @@
 """``xray data``, ``cache``, ``labels``, ``probe``: what a folder holds, and shows."""
 
 from xray_lightning.cli.config import compose_settings, make, split_sets
-from xray_lightning.cli.request import Request, take_own
-from xray_lightning.cli.settings import DEFAULTS, require_settings
+from xray_lightning.cli.request import Request
+from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.summary import summarise_data, tabulate_labels
@@ -13,15 +13,12 @@ from xray_lightning.report.page import say
 from xray_lightning.report.terminal import labels_tables, tabulate
 from xray_lightning.shards import Shard
 
-PROBE = DEFAULTS["probe"]
-
 
 def cache(request: Request) -> None:
     """Decode a data set ahead of training: xray cache data=nih data.root=DIR image_size=256."""
     from xray_lightning.data.cache import open_cache  # the decoders
 
-    own, values = take_own(request.settings, DEFAULTS["cache"])
-    config = compose_settings(values, own)
+    own, config = request.own, compose_settings(request.rest, request.own)
     source: Source = make(config.data)
     records, notes = readable_records(source), usage_notes(source)
     size, root, shard = config.image_size, config.cache_dir, Shard.parse(str(own["shard"]))
@@ -45,7 +42,7 @@ def cache(request: Request) -> None:
 
 def data(request: Request) -> None:
     """What is in a folder: counts per label and subset, images on disk, problems."""
-    config = compose_settings(request.settings)
+    config = compose_settings(request.rest)
     source: Source = make(config.data)
     split = split_source(source, make(config.split), source.records)
     summary, path = summarise_data(source, split), request.keep("data.json")
@@ -55,7 +52,7 @@ def data(request: Request) -> None:
 
 def labels(request: Request) -> None:
     """How each data set calls a finding: xray labels data.sets=[nih,chexpert]; none: all."""
-    settings, rest = split_sets(request.settings)
+    settings, rest = split_sets(request.rest)
     if not settings:
         compose_settings(rest)  # refuses what no setting has
     sources: dict[str, Source | None] = {}
@@ -71,8 +68,7 @@ def labels(request: Request) -> None:
 
 def probe(request: Request) -> None:
     """How good is a backbone before training? xray probe model=rad_dino data=nih data.root=DIR."""
-    own, values = take_own(request.settings, PROBE)
-    config = compose_settings(values, PROBE)
+    own, config = request.own, compose_settings(request.rest, request.own)
     require_settings(config)
     source: Source = make(config.data)
     path = request.keep("probe.json")

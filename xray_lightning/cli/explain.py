@@ -1,13 +1,11 @@
 """``xray explain``, ``shortcuts``: where does a checkpoint look, and can its maps be believed?"""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from xray_lightning.audit.shortcuts import Shortcuts, find_shortcuts, write_gist
 from xray_lightning.cli.build import trainer_from
 from xray_lightning.cli.opening import open_checkpoint
-from xray_lightning.cli.request import Own, Request, read_names, take_own
-from xray_lightning.cli.settings import EXPLAIN
+from xray_lightning.cli.request import Own, Request, read_names
 from xray_lightning.deploy.classifier import find_device
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import GATES, METHODS
@@ -22,36 +20,36 @@ BEST = "best.ckpt", "test"
 
 def explain(request: Request) -> None:
     """Where does it look, and can that be believed? Writes RUN/explain/."""
-    (checkpoint,), (settings, changes) = request.files, own_settings(request.settings)
-    images = open_checkpoint(Path(checkpoint), changes, request.out)
+    (checkpoint,), settings = request.files, own_settings(request)
+    config, images = open_checkpoint(Path(checkpoint), request.rest)
     methods = (*settings["methods"], *settings["saliency"])
     others = {key: settings[key] for key in ("subset", "label", "seeds", "permuted", "doubts")}
     require_explainable(images.checkpoint, images.data, methods=methods, **others)
     # RUN/explain for best.ckpt on its own test images, which the report of the run is of
     own = images.own_images and (images.checkpoint.path.name, settings["subset"]) == BEST
     ending = "" if own else f"_{images.data.split.subset_fingerprints[settings['subset']]}"
-    folder = images.folder(f"explain{ending}")
+    folder = request.out or images.folder(f"explain{ending}")
     places = {n: prepare_folder(folder if n == "test" else folder / n) for n in images.splits}
     parts = []
     for name, place in places.items():
-        images.data.split, trainer = images.splits[name], trainer_from(images.config, place)
+        images.data.split, trainer = images.splits[name], trainer_from(config, place)
         parts.append(explain_into(place, images.checkpoint, images.data, trainer, **settings))
     (first, _), *rest = parts
     values = {"parts": [values for values, _ in parts]} if rest else first
     request.present(values, *(line for _, lines in parts for line in lines))
 
 
-def own_settings(overrides: Sequence[str]) -> tuple[Own, list[str]]:
-    """The settings of the library, whether shortcuts are tested, and what is left."""
-    own, rest = take_own(overrides, EXPLAIN)
-    if idle := [text for text in rest if text.startswith(("tta=", "prior="))]:
+def own_settings(request: Request) -> Own:
+    """The settings of the library, and whether shortcuts are tested."""
+    own = dict(request.own)
+    if idle := [text for text in request.rest if text.startswith(("tta=", "prior="))]:
         raise ConfigError(f"{idle[0]}: nothing here depends on it; xray evaluate takes it")
     permuted = read_names(own["permuted"])
     if len(permuted) > 1:
         raise ConfigError(f"permuted takes one checkpoint, got {', '.join(permuted)}")
     own |= {name: methods_of(name, own[name]) for name in ("methods", "saliency")}
     own |= {"seeds": read_names(own["seeds"]), "permuted": permuted[0] if permuted else None}
-    return own | {"seed": own.pop("bootstrap_seed")}, rest
+    return own | {"seed": own.pop("bootstrap_seed")}
 
 
 def methods_of(name: str, text: str) -> tuple[str, ...]:
@@ -70,10 +68,10 @@ def shortcuts(request: Request) -> None:
     """Is a label read off the film instead of the chest? Covers corners, border and letters."""
     results: dict[str, Shortcuts] = {}
     for path in request.files:
-        images = open_checkpoint(Path(path), request.settings, request.out)
+        config, images = open_checkpoint(Path(path), request.rest)
         net = images.checkpoint.build_net().to(find_device("auto"))
-        folder = prepare_folder(images.folder())
-        result = results[path] = find_shortcuts(net, images.data, draws=images.config.draws)
+        folder = prepare_folder(request.out or images.folder())
+        result = results[path] = find_shortcuts(net, images.data, draws=config.draws)
         write_json(result.to_json(), folder / "shortcuts.json")
         if not request.as_json:
             show(*shortcut_lines(result, path))

@@ -5,25 +5,24 @@ from pathlib import Path
 
 from xray_lightning.cli import settings
 from xray_lightning.cli.config import compose_settings, make, split_sets, write_sources
-from xray_lightning.cli.request import Request, take_own
+from xray_lightning.cli.request import DEFAULTS, Request
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import prepare_folder
 from xray_lightning.report.terminal import show
 
-OWN = settings.DEFAULTS["external"]
+OWN = DEFAULTS["external"]
 READS = (*OWN, "data", "trainer", "batch_size", "workers", "threads", *settings.CACHES, "hydra")
 
 
 def external(request: Request) -> None:
     """Does it work in another hospital? xray external CKPT data=[rsna] data.rsna.root=DIR."""
-    own, values = take_own(request.settings, OWN)
     paths = settings.find_checkpoints(request.files)
-    of_sets, rest = split_sets(values, of_all=())
+    of_sets, rest = split_sets(request.rest, of_all=())
     if not of_sets:
         raise ConfigError("name the test sets: data=[rsna,chexpert] data.rsna.root=DIR ...")
     settings.require_changes(rest, READS, "an external validation reads only")
-    config = compose_settings(rest, OWN)
+    config = compose_settings(rest, request.own)
     settings.require_settings(config)
     nodes = {name: compose_settings([*rest, *text]).data for name, text in of_sets.items()}
     write_sources({k: settings.to_container(node, resolve=False) for k, node in nodes.items()})
@@ -33,7 +32,7 @@ def external(request: Request) -> None:
     from xray_lightning.cli.opening import validate_checkpoints  # torch, after what was named
     from xray_lightning.report.external import external_lines, write_external
 
-    result = validate_checkpoints(paths, sources, config, folder, own)
+    result = validate_checkpoints(paths, sources, config, folder, request.own)
     result = replace(result, command=" ".join(["xray external", *request.words]))
     write_external(result, folder)
     request.present(result.to_json(), *external_lines(result), f"written to {folder}")

@@ -3,12 +3,11 @@
 import os
 import sys
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.request import Own, Request, take_own
-from xray_lightning.cli.settings import DEFAULTS, find_checkpoint, require_openable
+from xray_lightning.cli.request import DEFAULTS, Own, Request
+from xray_lightning.cli.settings import find_checkpoint, require_openable
 from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
 from xray_lightning.data.tables import format_count
@@ -25,8 +24,7 @@ CHECKED = 5  # films an export is checked on
 
 def predict(request: Request) -> None:
     """Score new files; preprocessing comes from the checkpoint. Run it again to continue."""
-    own = request.read(**DEFAULTS["predict"])
-    folder, images = request.require_out(), find_images(request.files[1:])
+    own, folder, images = request.own, request.require_out(), find_images(request.files[1:])
     if own["points"] not in ("checkpoint", "none") and not Path(own["points"]).exists():
         raise DataNotFoundError(f"{own['points']}: no such file or folder")
     checkpoint, form = find_checkpoint(request.files[0]), own["format"]
@@ -77,22 +75,23 @@ def read_points(own: Own) -> Own:
 
 def export(request: Request) -> None:
     """A checkpoint as one file for other programs: xray export RUN format=onnx --out model.onnx."""
-    own, rest = take_own(request.settings, DEFAULTS["export"])
-    out, trust = request.require_out(), own["trust"]
+    own, out, trust = request.own, request.require_out(), request.own["trust"]
     if own["int8"]:
         if own["format"] != "onnx" or own["films"]:
             raise ConfigError("int8=true is ONNX, and its own test films decide: leave out films=")
-        (place,) = require_openable(replace(request, settings=tuple(rest))).files
+        (place,) = require_openable(request).files
         from xray_lightning.cli.opening import open_checkpoint
         from xray_lightning.deploy.export import quantise_checkpoint
 
-        opened = open_checkpoint(Path(place), [*rest, f"trust={str(trust).lower()}"])
-        choice = {"draws": opened.config.draws, "trust": trust}
+        config, opened = open_checkpoint(
+            Path(place), [*request.rest, f"trust={str(trust).lower()}"]
+        )
+        choice = {"draws": config.draws, "trust": trust}
         whole = quantise_checkpoint(Path(place), out, opened.data, **choice)
         sizes = f"{whole.bytes / 1e6:,.1f} MB ({whole.float_bytes / 1e6:,.1f} in float32)"
         request.present(whole.to_json(), f"{whole.path}: {sizes}", whole.sentence)
         return
-    request.read(**DEFAULTS["export"])  # refuses the rest
+    request.read(DEFAULTS["export"])  # refuses the rest
     films = find_images([own["films"]]).images[:CHECKED] if own["films"] else []
     checkpoint = find_checkpoint(request.files[0])
     from xray_lightning.deploy.export import export_checkpoint  # torch, after the paths
@@ -103,7 +102,6 @@ def export(request: Request) -> None:
 
 def weights(request: Request) -> None:
     """A backbone's tensors as a safe file: xray weights convert FILE.pth --out FILE.safetensors."""
-    request.read()
     (action, name), out = request.files, request.require_out()
     require_choice("xray weights", action, ("convert",))
     if out.suffix != ".safetensors" or not out.parent.is_dir():
@@ -122,8 +120,7 @@ def weights(request: Request) -> None:
 
 def serve(request: Request) -> None:
     """A page and an API for new films, on this machine: xray serve RUN; more RUNs: side by side."""
-    own = request.read(**DEFAULTS["serve"])
-    paths = [find_checkpoint(name) for name in request.files]
+    own, paths = dict(request.own), [find_checkpoint(name) for name in request.files]
     from xray_lightning import Classifier, ServeLimits, load_classifier, serve
 
     models: dict[str, Classifier] = {}
@@ -140,8 +137,7 @@ def serve(request: Request) -> None:
 
 def convert(request: Request) -> None:
     """DICOM files to PNG, with a table of headers without names. Run it again to continue."""
-    own = request.read(**DEFAULTS["convert"])
-    root, out = map(Path, request.files)
+    own, (root, out) = request.own, map(Path, request.files)
     options = PngOptions(own["bits"], own["rename"], own["frame"], own["colour"] or None)
     shard = Shard.parse(own["shard"])
     with show_progress("converting", shown=sys.stderr.isatty()) as progress:

@@ -14,8 +14,7 @@ from xray_lightning import processes
 from xray_lightning.checkpoint import Checkpoint, describe_model, load_checkpoint
 from xray_lightning.cli import build, settings
 from xray_lightning.cli import config as configs
-from xray_lightning.cli.report import closing_report
-from xray_lightning.cli.request import take_own
+from xray_lightning.cli.request import DEFAULTS, take_own
 from xray_lightning.cli.settings import CACHES, Settings, to_container
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
@@ -23,6 +22,7 @@ from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.folders import LockedError, lock_folder, prepare_folder
 from xray_lightning.report.finish import draw_data, finish_run, finished_lines
 from xray_lightning.report.gallery import Panel
+from xray_lightning.report.run_page import closing_report
 from xray_lightning.report.terminal import show
 from xray_lightning.training.run import require_same_split, train
 from xray_lightning.wording import fault, number
@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", *CACHES, "trust")  # change no result
 UNNAMED = {"trainer.num_nodes": 1, "augment.on": "auto"}  # where a run does not name them
 LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
-MOVABLE = (*CACHES, *settings.DEFAULTS["keys"]["movable"])
+MOVABLE = (*CACHES, *DEFAULTS["keys"]["movable"])
 
 
 def sweep_run(config: Settings) -> float | None:
@@ -141,7 +141,7 @@ def fit(
         (run / "metrics.json").unlink(missing_ok=True)  # of a finished run that is taken further
         build.record_run(task.description.config, data, trainer, prepare_folder(run))
         draw_data(data, run)
-    page = partial(closing_report, config, data.source, data.split, folder=run)
+    page = partial(closing_report, data.source, data.split, folder=run)
     finished = finish_run(
         train(task, data, run, trainer=trainer, resume=last),
         task,

@@ -24,7 +24,6 @@ GROUPS = {"models": "model", "losses": "loss", "data": "data", "experiments": "e
 
 def show_info(request: Request) -> None:
     """Versions, processors, GPU, the cache of decoded images, and what can be installed extra."""
-    request.read()
     import torch
 
     from xray_lightning.training.environment import PACKAGES, describe_extras
@@ -47,7 +46,6 @@ def show_info(request: Request) -> None:
 
 def show_list(request: Request) -> None:
     """What can be chosen: xray list models|heads|losses|data|experiments|metrics|methods."""
-    request.read()
     if (what := request.files[0]) not in LISTS:
         raise ConfigError(f"xray list {what}: name one of {', '.join(LISTS)}")
     print_pairs(request, list_choices(what))

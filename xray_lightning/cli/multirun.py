@@ -9,8 +9,8 @@ from hydra.types import RunMode
 
 from xray_lightning.cli.config import compose_settings, make, read_space
 from xray_lightning.cli.failures import USER_ERROR
-from xray_lightning.cli.request import Request, take_own
-from xray_lightning.cli.settings import DEFAULTS, Settings, require_known_keys, require_settings
+from xray_lightning.cli.request import Request
+from xray_lightning.cli.settings import Settings, require_known_keys, require_settings
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import sweep as sweeps
 from xray_lightning.folders import prepare_folder
@@ -55,7 +55,7 @@ class SweepTable(Callback):
 
 def sweep(request: Request) -> None:
     """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC."""
-    folder, all_tests = Path(request.files[0]), request.read(test=False)["test"]
+    folder, all_tests = Path(request.files[0]), request.own["test"]
     comparison = sweeps.compare_runs(folder)
     lines, validations = finish_sweep(comparison, folder, all_tests=all_tests)
     pooled = {"cross_validations": [validation.to_json() for validation in validations]}
@@ -64,7 +64,7 @@ def sweep(request: Request) -> None:
 
 def tune(request: Request) -> None:
     """Choose settings by many trainings: xray tune study=DIR loss=bce,focal."""
-    own, rest = take_own(request.settings, DEFAULTS["tune"])
+    own, rest = request.own, request.rest
     fixed, space, ends = read_space(rest)
     if not (own["study"] and space):
         raise ConfigError("xray tune needs study=DIR and a range, such as loss=bce,focal")

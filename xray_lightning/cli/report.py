@@ -1,18 +1,14 @@
 """``xray report``, ``drift``: from a run's files and, if it is at hand, its data set."""
 
-import logging
 import shlex
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from xray_lightning.audit.run import Audit, audit_split
-from xray_lightning.cli.audit import read_exposures
+from xray_lightning.audit.run import Audit
 from xray_lightning.cli.config import explain_error, make, read_config
 from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.request import Request
-from xray_lightning.cli.settings import DEFAULTS, Settings
+from xray_lightning.cli.settings import Settings
 from xray_lightning.data.files import find_images
 from xray_lightning.data.partition import Split, split_source
 from xray_lightning.data.source import Source, used_records
@@ -23,32 +19,28 @@ from xray_lightning.progress import show_progress
 from xray_lightning.report.audit import drift_lines, drift_page
 from xray_lightning.report.page import say
 from xray_lightning.report.run import Run, read_run
-from xray_lightning.report.run_page import card_text, write_card, write_report
+from xray_lightning.report.run_page import audit_run, card_text, write_card, write_report
 from xray_lightning.wording import fault
 from xray_lightning.writing import write_file
-
-LOG = logging.getLogger(__name__)
-DRAWS = 100  # of the audit, which xray audit does with more
 
 
 def report(request: Request) -> None:
     """Make report.html and report.json of a run again; training has made them at its end."""
-    trust, run = request.read(trust=False)["trust"], read_run(Path(request.files[0]))
-    values = write_report(run, *audit_again(run, trust))
+    run = read_run(Path(request.files[0]))
+    values = write_report(run, *audit_again(run, request.own["trust"]))
     request.present(values, *say("reported", values, run.folder / "report.html"))
 
 
 def card(request: Request) -> None:
     """A run as model card and as CLAIM 2024 and TRIPOD+AI sheet, as far as its files tell."""
-    request.read()
     paths = [str(path) for path in write_card(read_run(Path(request.files[0])), request.out)]
     request.present({"files": paths}, *paths)
 
 
 def push(request: Request) -> None:
     """A run's best checkpoint and card into a repository of the Hugging Face hub."""
-    public = request.read(public=False)["public"]
-    run, repo = read_run(Path(request.files[0])), request.files[1]
+    (folder, repo), public = request.files, request.own["public"]
+    run = read_run(Path(folder))
     require_pushable(repo)
     from xray_lightning.deploy.export import push_checkpoint  # torch, after the files
 
@@ -58,13 +50,13 @@ def push(request: Request) -> None:
 
 def drift(request: Request) -> None:
     """Are these films, scores and prevalences those of validation? xray drift RUN NEW/."""
-    own, run = request.read(**DEFAULTS["drift"]), read_run(Path(request.files[0]))
+    own, run = request.own, read_run(Path(request.files[0]))
     find_images(request.files[1:])
     folder = prepare_folder(request.out or run.folder / f"drift_{Path(request.files[1]).stem}")
     data, missing = open_again(run, own["trust"])
     from xray_lightning.deploy.drift import measure_drift  # torch, after the paths
 
-    films = request.files[1:], data[1] if data else None
+    films = request.files[1:], data[0] if data else None
     with show_progress("scoring films") as progress:
         result = measure_drift(run.folder, *films, **own, progress=progress)
     result = replace(result, missing=missing, command=shlex.join(["xray", "drift", *request.words]))
@@ -75,25 +67,14 @@ def drift(request: Request) -> None:
         raise PartialError(fault("films_unread", [*result.failures], folder))
 
 
-def closing_report(
-    config: Settings, source: Source, split: Split, metrics: Mapping[str, Any], folder: Path
-) -> None:
-    """The report at the end of training, ``metrics`` not yet written; a failure is only logged."""
-    try:
-        run = read_run(folder, metrics)
-        write_report(run, audit_run(config, source, split, run))
-    except Exception:  # whatever it is: the page can be made again, the run's figures must stay
-        LOG.exception("no report.html; once this is repaired: xray report %s", folder)
-
-
 def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
     """The audit of the run's split, made again from its settings; None, and why there is none."""
     data, missing = open_again(run, trust)
     return (audit_run(*data, run) if data else None), missing
 
 
-def open_again(run: Run, trust: bool) -> tuple[tuple[Settings, Source, Split] | None, str]:
-    """A run's settings, data set and split; None, and why they are not as they were."""
+def open_again(run: Run, trust: bool) -> tuple[tuple[Source, Split] | None, str]:
+    """A run's data set and split; None, and why they are not as they were."""
     config = Settings(read_config(run.folder, trust=trust))
     if not {"data", "split"} <= set(config):
         raise ConfigError(f"{run.folder}/config.yaml is damaged: it has no data and split")
@@ -107,15 +88,4 @@ def open_again(run: Run, trust: bool) -> tuple[tuple[Settings, Source, Split] | 
     if split.fingerprint != (before := run.environment["split"]["fingerprint"]):
         now = f"the settings now give [{split.fingerprint}]"
         return None, f"the data set changed: its split was [{before}], {now}"
-    return (config, source, split), ""
-
-
-def audit_run(config: Settings, source: Source, split: Split, run: Run) -> Audit:
-    """The quick audit of a run's split, with its predictions."""
-    return audit_split(
-        used_records(source),
-        split,
-        exposures=read_exposures(config),
-        predictions=(run.predictions["val"], run.predictions["test"]),
-        draws=DRAWS,
-    )
+    return (source, split), ""

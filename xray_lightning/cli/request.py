@@ -3,10 +3,12 @@
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TextIO
+
+import yaml  # type: ignore[import-untyped]
 
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.folders import prepare_folder
@@ -19,6 +21,8 @@ LEAST = {"frame": 0, "port": 0, "seed": 0, "bootstrap_seed": 0, "positives": 2} 
 RUN_DIR = "hydra.run.dir"  # --out, as training calls it
 Own = dict[str, Any]  # settings as plain values
 Facts = Mapping[str, Any]  # of a JSON file
+# verb -> its own settings, beside those of conf/
+DEFAULTS: dict[str, Own] = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_bytes())
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,11 @@ class Request:
     """The arguments of a verb: files, settings ``key=value``, ``--out`` and ``--json``."""
 
     files: tuple[str, ...]
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()  # as they were typed
     out: Path | None = None  # also hydra.run.dir=, as in training
     as_json: bool = False
+    own: Own = field(default_factory=dict)  # of the settings those of the verb, by ``read``
+    rest: tuple[str, ...] = ()  # and those of conf/
     stream: TextIO = field(default_factory=lambda: sys.stdout, compare=False, repr=False)
 
     @property
@@ -42,14 +48,13 @@ class Request:
             raise ConfigError("name the folder for the results: --out DIR")
         return self.out
 
-    def read(self, **defaults: Any) -> Own:
-        """The settings of a verb that has no configuration, see :func:`take_own`."""
-        chosen, rest = take_own(self.settings, defaults)
-        if rest:
+    def read(self, own: Facts, *, composes: bool = False) -> "Request":
+        """With the verb's own settings by :func:`take_own`; one that composes none of conf/."""
+        chosen, rest = take_own(self.settings, own)
+        if rest and not composes:
             key = rest[0].partition("=")[0]
-            message = ConfigError(f"no setting {key} here")
-            raise describe_unknown(key, defaults) if defaults else message
-        return chosen
+            raise describe_unknown(key, own) if own else ConfigError(f"no setting {key} here")
+        return replace(self, own=chosen, rest=tuple(rest))
 
     def keep(self, name: str) -> Path | None:
         """Where a result is kept, in a folder that is made now: before long work."""

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from xray_lightning.cli.config import compose_settings, make, read_value
-from xray_lightning.cli.request import Own, Request, read_labels, take_own
-from xray_lightning.cli.settings import DEFAULTS, point_settings
+from xray_lightning.cli.request import Own, Request, read_labels
+from xray_lightning.cli.settings import point_settings
 from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, choose_labels, select_labels
@@ -21,24 +21,22 @@ from xray_lightning.report.terminal import comparison_lines, reader_lines, truth
 from xray_lightning.wording import fault
 from xray_lightning.writing import write_rows
 
-OWN = DEFAULTS["score"]
 SHARES = {"thresholds": ("thresholds", THRESHOLDS), "prevalences": ("prevalence", PREVALENCES)}
 
 
 def score(request: Request) -> None:
     """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test."""
-    table = Path(request.files[0])
-    own, values = take_own(request.settings, OWN)
+    table, own = Path(request.files[0]), request.own
     if (points := own["points"]) and points not in {*SUBSETS} - {own["subset"] or points}:
         # on the images they are applied to they would flatter
         raise ConfigError(fault("points_of", points, SUBSETS))
     how: Own = {k: read_shares(key, own[key], usual) for k, (key, usual) in SHARES.items()}
     how["prior"] = require_prior(read_value("prior", own["prior"]))
-    config = compose_settings(values, OWN)
+    config = compose_settings(request.rest, own)
     source: Source = make(config.data)
     split = split_source(source, make(config.split), source.records) if own["subset"] else None
     if own["truth"]:
-        show_truths(request, source, split, own)
+        show_truths(request, source, split)
         return
     if own["labels"]:
         known = source.labels, find_scored_labels(table, source.labels)
@@ -59,9 +57,9 @@ def score(request: Request) -> None:
     request.present(evaluation.to_json(), *lines, path=path)
 
 
-def show_truths(request: Request, source: Source, split: Split | None, own: Own) -> None:
+def show_truths(request: Request, source: Source, split: Split | None) -> None:
     """The scores against radiologists and against the text miner on the same images."""
-    table = Path(request.files[0])
+    table, own = Path(request.files[0]), request.own
     if not isinstance(source, NihExperts):
         raise ConfigError(f"truth=experts needs data=nih_expert, got data={source.name}")
     if not (labels := find_scored_labels(table, NEEDED)):
@@ -77,8 +75,8 @@ def show_truths(request: Request, source: Source, split: Split | None, own: Own)
 
 def compare_models(request: Request) -> None:
     """Is model A better than model B on the same test images? Paired bootstrap of patients."""
-    own = request.read(draws=2000, seed=0, labels="", margin="null", thresholds="")
-    own |= {"labels": read_labels(own["labels"]), "margin": read_value("margin", own["margin"])}
+    own = request.own | {"labels": read_labels(request.own["labels"])}
+    own["margin"] = read_value("margin", own["margin"])
     own["thresholds"] = read_shares("thresholds", own["thresholds"], ACTED_ON)
     path, comparison = request.keep("compare.json"), compare(*request.files, **own)
     request.present(comparison.to_json(), *comparison_lines(comparison, *request.files), path=path)
@@ -86,6 +84,6 @@ def compare_models(request: Request) -> None:
 
 def compare_readers(request: Request) -> None:
     """Do readers agree, does a model read as they do? Or is one of two modalities read better?"""
-    own, path = request.read(**DEFAULTS["readers"]), request.keep("readers.json")
+    own, path = request.own, request.keep("readers.json")
     study = measure_readers(request.files[0], **own | {"labels": read_labels(own["labels"])})
     request.present(study.to_json(), *reader_lines(study), path=path)

@@ -10,16 +10,15 @@ from glob import glob
 from math import isfinite
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import yaml  # type: ignore[import-untyped]
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
-from xray_lightning.cli.request import Own, Request, describe_unknown, take_own
-from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
-from xray_lightning.hub import locate, name_place
+from xray_lightning import hub
+from xray_lightning.cli.request import DEFAULTS, Own, Request, describe_unknown, take_own
+from xray_lightning.errors import ConfigError, DataNotFoundError, require_integer
 from xray_lightning.wording import fault
 from xray_lightning.writing import entries_of
 
@@ -30,8 +29,6 @@ OF_HYDRA = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 OVERLAYS = ("experiment", "sweep")  # groups that set what other groups define
 CHOSEN = ("workers", "threads")
 CACHES = ("cache_dir", "cache_local", "resident")
-# verb -> its own settings, beside those of conf/
-DEFAULTS: dict[str, Own] = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_bytes())
 LEAST: dict[str, int] = DEFAULTS["keys"]["least"]
 CHANGEABLE = (*DEFAULTS["keys"]["changeable"], *CACHES)
 OPENING, EXPLAIN, EVALUATE = (DEFAULTS[name] for name in ("opening", "explain", "evaluate"))
@@ -72,10 +69,9 @@ def require_settings(config: Settings) -> None:
     require_method(method)
 
 
-def require_openable(request: Request, *, explain: bool = False) -> Request:
+def require_openable(request: Request) -> Request:
     """The request with its checkpoints found; refuses what no checkpoint can be opened with."""
-    own = OPENING | {"tta": ("none", "flip")} | (EXPLAIN if explain else EVALUATE)
-    _, rest = take_own(request.settings, own)
+    _, rest = take_own(request.rest, OPENING | {"tta": ("none", "flip")})
     changes = dict(text.split("=", 1) for text in rest)
     require_changes(list(changes))
     for key, value in changes.items():
@@ -91,14 +87,10 @@ def point_settings(config: Settings) -> Own:
 
 
 def find_checkpoint(place: str | Path) -> Path:
-    """The best checkpoint of a run folder; a file as it is; of the hub the one that is fetched."""
-    if (path := locate(place)) != Path(place):
-        print(f"note: {name_place(path)}", file=sys.stderr)
-    path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
-    if not (is_zipfile(path) or path.suffix == ".safetensors"):  # asked without torch
-        raise CheckpointError(f"{path} is damaged or no checkpoint: take a file of train.py's")
+    """The file of a checkpoint, see :func:`~xray_lightning.hub.find_checkpoint`; says the hub's."""
+    path = hub.find_checkpoint(place)
+    if str(place).startswith("hf:/"):
+        print(f"note: {hub.name_place(path)}", file=sys.stderr)
     return path
 
 

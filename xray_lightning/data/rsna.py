@@ -81,6 +81,7 @@ class Rsna(Source, published="rsna"):
         classes = read_classes(place, boxes, required=negatives == "normal")
         chosen = _choose_images(boxes, classes, negatives, notes)
         names = match_exposures(Path(nih_map), boxes, chosen, notes) if nih_map else {}
+        self.exposures = names
         self.population = "nih" if nih_map else ""
         if nih_test_list:
             self.official = split_as_nih(Path(nih_test_list), names)

@@ -94,6 +94,8 @@ class Source:
             {"train", "val", "test"}; None if there is no such split.
         notes: what a user should know about this copy of the data, one sentence each
             ("16 impossible ages became NaN").
+        exposures: the name of the radiograph that an image shows, where it has another elsewhere
+            (RSNA's map to NIH): equal names, one exposure.
         choices: how labels were read where there is a choice ({"uncertain": "zeros"}); part of the
             title and of every split's fingerprint.
         counts: what stands in the table as it was published, before anything is left out:
@@ -111,6 +113,7 @@ class Source:
     allow_missing: bool = False
     official: Mapping[str, frozenset[str]] | None = None
     notes: Sequence[str] = ()
+    exposures: Mapping[str, str] = MappingProxyType({})
     choices: Mapping[str, str] = MappingProxyType({})
     counts: Counts = MappingProxyType({})
     facts: Facts = Facts()

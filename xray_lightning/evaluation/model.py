@@ -11,17 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 
-from xray_lightning.checkpoint import LEARNED, Checkpoint, Description
+from xray_lightning.checkpoint import LEARNED, Checkpoint, Description, require_labels
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.copies import SIDE, find_copies
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Indices, Split, fingerprint, replace_test
-from xray_lightning.data.source import Source, patient_keys
+from xray_lightning.data.source import Source, choose_labels, patient_keys, usage_notes
 from xray_lightning.data.vocabulary import find_wording, list_findings
 from xray_lightning.errors import ConfigError, DataError, SplitError, XrayError, require_choice
 from xray_lightning.evaluation import predictions as tables
 from xray_lightning.evaluation.predict import predict_subset
 from xray_lightning.evaluation.predictions import TABLE, Predictions
+from xray_lightning.hub import find_run
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, read_column
 from xray_lightning.training.task import XrayTask
@@ -152,6 +153,68 @@ def take_images(data: XrayDataModule, images: str) -> None:
 
 
 @dataclass(frozen=True)
+class Inspection:
+    """A checkpoint and the images it is to be looked at on."""
+
+    checkpoint: Checkpoint
+    data: XrayDataModule  # split as for "test"
+    splits: dict[str, Split]  # of the images to score ("test"), and those kept apart ("test_seen")
+    overlap: str = ""  # what the user chose for patients it learned from
+    labels: str | Sequence[str] = ()  # those the user chose
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images to score."""
+        return self.splits["test"].subset_fingerprints["test"]
+
+    @property
+    def own_images(self) -> bool:
+        """Whether these are the test images of its own run."""
+        own = self.checkpoint.description.split.get("subsets", {})
+        return bool(self.fingerprint == own.get("test"))
+
+    @property
+    def overlap_known(self) -> bool:
+        """Whether it can be told if the checkpoint has learned from these patients."""
+        known = comparable(self.checkpoint.description, self.data.source.population)
+        return self.own_images or known or bool(self.overlap)
+
+    def folder(self, name: str = "") -> Path:
+        """Where results go: in the checkpoint's run, else in outputs/."""
+        return (find_run(self.checkpoint.path) or Path("outputs")) / name
+
+
+def inspect_on(
+    checkpoint: Checkpoint,
+    data: XrayDataModule,
+    *,
+    images: str = "test",  # or "all": the split does not matter to somebody else's model
+    labels: str | Sequence[str] = (),  # to go on with: "shared", or some of those of both
+    overlap: str = "",  # "exclude" or "report": see ``choose_test_images``
+    find_own: FindOwn = lambda: None,
+) -> Inspection:
+    """Choose images and labels of a data set for a checkpoint; says what is unlike.
+
+    Raises:
+        CheckpointError, ConfigError, SplitError: it does not know a label, or has learned from
+            patients of the test set.
+    """
+    description = checkpoint.description
+    if labels:
+        data.keep_labels(choose_labels(labels, data.labels, description.labels))
+    require_labels(description, data.labels, str(checkpoint.path))
+    notes = [*usage_notes(data.source), *data.split.notes]
+    if len(data.labels) < len(description.labels):
+        few, many = len(data.labels), len(description.labels)
+        notes.append(f"data has {few} of the {many} labels: {', '.join(data.labels)}")
+    take_images(data, images)
+    splits, note = choose_test_images(description, data, overlap or None, find_own)
+    data.split = splits["test"]
+    return Inspection(checkpoint, data, splits, overlap, labels, (*notes, *filter(None, [note])))
+
+
+@dataclass(frozen=True)
 class Scoring:
     """How images are scored, and where the tables of scores stay."""
 
@@ -167,10 +230,8 @@ class Model:
 
     def __init__(self, checkpoint: Checkpoint, open_data: OpenData | None = None) -> None:
         self.checkpoint, self._open_data = checkpoint, open_data
-        path = checkpoint.path.resolve()
-        inside = path.parent.name == "checkpoints"
-        self.run = path.parents[1] if inside else path.parent
-        self.name = self.run.name if inside else path.stem
+        path, run = checkpoint.path.resolve(), find_run(checkpoint.path)
+        self.run, self.name = run or path.parent, run.name if run else path.stem
         self.notes: list[str] = []  # why its own data, or its internal test set, is not at hand
         self.test: Predictions | None = None  # of its internal test set, see ``test_internally``
         told = self._read_metrics().get("data", "")

@@ -21,8 +21,10 @@ from xray_lightning import checkpoint as checkpoints
 from xray_lightning.audit.shortcuts import probe_hospitals
 from xray_lightning.checkpoint import Checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.partition import SUBSETS, Split
+from xray_lightning.data.nih_expert import FINDINGS, NihExperts
+from xray_lightning.data.partition import SUBSETS
 from xray_lightning.errors import ConfigError, require_choice
+from xray_lightning.evaluation.compare import ExpertTruth, score_truths
 from xray_lightning.evaluation.evaluate import (
     MARGIN,
     Evaluation,
@@ -30,8 +32,14 @@ from xray_lightning.evaluation.evaluate import (
     fit_operating_points,
     select_by,
 )
+from xray_lightning.evaluation.model import Inspection
 from xray_lightning.evaluation.predict import measure_distances, predict_subset, summarise
-from xray_lightning.evaluation.predictions import Origin, Predictions, write_predictions
+from xray_lightning.evaluation.predictions import (
+    Origin,
+    Predictions,
+    read_predictions,
+    write_predictions,
+)
 from xray_lightning.evaluation.priors import VALIDATION, Prior, resolve_prior
 from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.folders import prepare_folder
@@ -191,22 +199,20 @@ def finished_lines(finished: FinishedRun) -> list[Table | str]:
 
 
 def evaluate_checkpoint(
-    checkpoint: Checkpoint,
-    data: XrayDataModule,  # with labels of the checkpoint's
-    splits: Mapping[str, Split],  # whose test images are scored, by name: "test", "test_seen"
+    opened: Inspection,  # with the images to score
     folder: Path,  # for "test"; the others get one in it
     trainer: pl.Trainer,
     *,
     tta: str = "none",
     draws: int = 2000,
     prior: Prior = VALIDATION,
-    overlap_known: bool = True,
     certainty: str = MARGIN,  # what handing images to a person goes by; or "gate", the checkpoint's
 ) -> tuple[dict[str, Json], dict[str, Evaluation]]:
     """Score a checkpoint on test images and evaluate it, in the first process.
 
     Each folder gets metrics.json, evaluation.json, predictions_test.csv and its ROC curves.
     """
+    checkpoint, data = opened.checkpoint, opened.data
     description = checkpoint.description
     points = OperatingPoints.from_json(plain) if (plain := description.operating_points) else None
     resolve_prior(prior, data.labels, points)  # refuses it before long work
@@ -217,21 +223,39 @@ def evaluate_checkpoint(
     task = XrayTask(checkpoint.build_net(), labels=description.labels, tta=tta)
     trained = description.split.get("subsets", {}).get("train")
     summaries, evaluations = dict[str, Json](), dict[str, Evaluation]()
-    for name, split in splits.items():
+    for name, split in opened.splits.items():
         data.split = split
         place = prepare_folder(folder if name == "test" else folder / name)
         summary, predictions = score_subsets(trainer, task, data, place, ("test",))
         summaries[name] = summary["test"]
         if trainer.is_global_zero:
-            write_json(summary, place / "metrics.json")
+            if name != "test":
+                write_json(summary, place / "metrics.json")
             about: Json = {"tta": tta, "weights_sha256": checkpoint.weights_sha256}
-            about |= {"overlap_known": overlap_known, "checkpoint": name_place(checkpoint.path)}
+            about |= {
+                "overlap_known": opened.overlap_known,
+                "checkpoint": name_place(checkpoint.path),
+            }
             same = trained == split.subset_fingerprints["train"]
             learned = data.subset_targets("train") if same else None
             how: Json = {"operating_points": points, "learned": learned, "draws": draws}
             scored = task.net, data, predictions["test"]
             evaluations[name] = evaluate_test(*scored, place, about, gate=gate, prior=prior, **how)
+    summaries["test"] |= {"overlap": opened.overlap} if opened.overlap else {}
+    if trainer.is_global_zero:
+        write_json(summaries, folder / "metrics.json")
     return summaries, evaluations
+
+
+def compare_with_readers(data: XrayDataModule, folder: Path, draws: int) -> ExpertTruth | None:
+    """Scores of the test images against radiologists and text miner, where NihExperts has both."""
+    scored = any(set(data.labels).issuperset(words) for words in FINDINGS.values())
+    if not isinstance(data.source, NihExperts) or not scored:
+        return None
+    predictions = read_predictions(folder / "predictions_test.csv")
+    truths = score_truths(predictions, data.source, draws=draws)
+    write_json(truths.to_json(), folder / "truths.json")
+    return truths
 
 
 def evaluate_run(

@@ -1,5 +1,6 @@
 """The report of a run: one HTML page, the same numbers as JSON, a model card and checklists."""
 
+import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -8,7 +9,9 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from xray_lightning.audit.run import Audit
+from xray_lightning.audit.run import Audit, audit_split
+from xray_lightning.data.partition import Split
+from xray_lightning.data.source import Source, used_records
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.evaluate import USE, Evaluation
 from xray_lightning.evaluation.published import incomparable, read_published
@@ -18,10 +21,12 @@ from xray_lightning.metrics.subgroups import ANY, KINDS, MEAN
 from xray_lightning.report.audit import audit_figures
 from xray_lightning.report.drawings import run_figures
 from xray_lightning.report.page import page, say
-from xray_lightning.report.run import Run
+from xray_lightning.report.run import Run, read_run
 from xray_lightning.writing import Json, to_plain, write_file, write_json
 
+LOG = logging.getLogger(__name__)
 Values = Json
+DRAWS = 100  # of the audit, which xray audit does with more
 TEST = (  # of evaluation.json
     *("fingerprint", "images", "patients", "patients_known", "draws", "seed", "tta"),
     *("labels", "mean", "defined", "calls", "weights_sha256", "pooled"),
@@ -37,6 +42,21 @@ def write_report(run: Run, audit: Audit | None, audit_missing: str = "") -> Valu
     write_file(run.folder / "report.html", run_page(run, values))
     write_json(values, run.folder / "report.json")
     return values
+
+
+def closing_report(source: Source, split: Split, metrics: Values, folder: Path) -> None:
+    """The report at the end of training, ``metrics`` not yet written; a failure is only logged."""
+    try:
+        run = read_run(folder, metrics)
+        write_report(run, audit_run(source, split, run))
+    except Exception:  # whatever it is: the page can be made again, the run's figures must stay
+        LOG.exception("no report.html; once this is repaired: xray report %s", folder)
+
+
+def audit_run(source: Source, split: Split, run: Run) -> Audit:
+    """The quick audit of a run's split, with its predictions."""
+    predictions = run.predictions["val"], run.predictions["test"]
+    return audit_split(used_records(source), split, predictions=predictions, draws=DRAWS)
 
 
 def run_page(run: Run, values: Values) -> str:
