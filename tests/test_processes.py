@@ -19,6 +19,7 @@ from xray_lightning import ConfigError, XrayNet, XrayTask, processes
 from xray_lightning.cli import build, config, fit
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.report.terminal import show
+from xray_lightning.training.environment import count_processes
 from xray_lightning.training.run import stop_together, train
 from xray_lightning.training.sharding import FSDP
 
@@ -53,10 +54,9 @@ def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     [("1", 4, 1), ("3", 4, 3), ("-1", 4, 4), ("auto", 4, 4), ("auto", 0, 1), ("[0,2]", 4, 2)],
 )
 def test_processes_of_a_machine(devices, gpus, expected, monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    config = compose_settings(["trainer=ddp", f"trainer.devices={devices}"])
-    assert build.local_processes(config) == expected
+    asked = compose_settings(["trainer=ddp", f"trainer.devices={devices}"]).trainer.devices
+    assert count_processes(asked, on_gpu=gpus > 0) == expected
 
 
 def sweep(monkeypatch: pytest.MonkeyPatch, mode: RunMode) -> None:

@@ -1,5 +1,6 @@
 """What is said in words: sentences from templates, words for numbers."""
 
+import re
 from collections.abc import Collection, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,17 @@ def name_first(names: Collection[str], most: int = 3) -> str:
     """
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join([*names][:most]) + more
+
+
+def first_sentence(text: str) -> str:
+    """Without references such as :func:`name`.
+
+    >>> first_sentence("Mean over space, then one layer, see :func:`mean`. More.")
+    'Mean over space, then one layer.'
+    """
+    sentence = re.split(r"(?<=[a-z0-9)%`])\.\s", text.strip().partition("\n\n")[0] + " ")[0]
+    plain = re.sub(r",? see :\w+:`[^`]*`|:\w+:`~?([^`]*)`", r"\1", " ".join(sentence.split()))
+    return plain.rstrip(".") + "."
 
 
 def shorten(name: str, length: int = 38) -> str:

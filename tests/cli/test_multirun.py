@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from running import TOY, XRAY, kill, read_table, start, write_run, xray
 
 import xray_lightning.training
-from xray_lightning.cli.multirun import SweepTable, finish_sweep, write
+from xray_lightning.cli.multirun import SweepTable
 from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import show
+from xray_lightning.report.terminal import finish_sweep, show, write_sweep
 
 
 def config(folder: Path, mode: RunMode = RunMode.MULTIRUN):
@@ -76,7 +76,7 @@ def test_a_failure_gives_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_only_failures_have_a_table_but_no_figure(tmp_path: Path) -> None:
-    write(SweepComparison((replace(run("a", None), state="failed"),)), tmp_path)
+    write_sweep(SweepComparison((replace(run("a", None), state="failed"),)), tmp_path)
     assert (tmp_path / "comparison.csv").is_file()
     assert not (tmp_path / "comparison.png").exists()
 

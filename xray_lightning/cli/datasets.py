@@ -72,13 +72,15 @@ def probe(request: Request) -> None:
     require_settings(config)
     source: Source = make(config.data)
     path = request.keep("probe.json")
-    from xray_lightning.cli.build import data_from, prepare_process, wants_gpu  # torch, after paths
+    from xray_lightning.cli.build import data_from, prepare_process  # torch, after paths
     from xray_lightning.evaluation.probe import probe_backbone
     from xray_lightning.metrics.estimates import FEW_PATIENTS
     from xray_lightning.models.backbones import require_sizes
+    from xray_lightning.training.environment import wants_gpu
 
     data = data_from(config, source, workers=prepare_process(config)["workers"])
-    net = make(config.model, labels=data.labels).to("cuda" if wants_gpu(config) else "cpu")
+    device = "cuda" if wants_gpu(config.trainer.accelerator) else "cpu"
+    net = make(config.model, labels=data.labels).to(device)
     require_sizes(net, config.image_size, config.batch_size)
     with show_progress("images through the backbone", unit="images") as report:
         seed = own["bootstrap_seed"]

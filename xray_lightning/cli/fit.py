@@ -1,7 +1,6 @@
 """One run: settings in, a finished folder out; started before, it is skipped or continued."""
 
 import logging
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -11,7 +10,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 
 from xray_lightning import processes
-from xray_lightning.checkpoint import Checkpoint, describe_model, load_checkpoint
+from xray_lightning.checkpoint import Checkpoint, describe_model
 from xray_lightning.cli import build, settings
 from xray_lightning.cli import config as configs
 from xray_lightning.cli.request import DEFAULTS, take_own
@@ -24,14 +23,13 @@ from xray_lightning.report.finish import draw_data, finish_run, finished_lines
 from xray_lightning.report.gallery import Panel
 from xray_lightning.report.run_page import closing_report
 from xray_lightning.report.terminal import show
-from xray_lightning.training.run import require_same_split, train
+from xray_lightning.training.run import reopen_run, require_same_split, train
 from xray_lightning.wording import fault, number
 from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)
 SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", *CACHES, "trust")  # change no result
 UNNAMED = {"trainer.num_nodes": 1, "augment.on": "auto"}  # where a run does not name them
-LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
 MOVABLE = (*CACHES, *DEFAULTS["keys"]["movable"])
 
 
@@ -85,21 +83,13 @@ def start_run(config: Settings, source: Source | None = None) -> float | None:
 
 def resume_run(run: Path, overrides: Sequence[str]) -> tuple[Settings, Checkpoint | None]:
     """The configuration of an interrupted run with overrides, and its last checkpoint."""
-    last, history = run / "checkpoints" / "last.ckpt", run / "metrics.csv"
-    later = history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) > 2
-    checkpoint = load_checkpoint(last) if later or last.is_file() else None
-    if checkpoint:
-        load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
     plain = [text.removeprefix("++") for text in overrides]  # see cli.train.free_moved
     own, changes = take_own(plain, {"resume": "", "trust": False})
     for change in changes:
         if not change.startswith(("trainer.", *(f"{key}=" for key in MOVABLE))):
             raise ConfigError(fault("resumed", change, MOVABLE))
     merged = configs.change_settings(configs.read_config(run, trust=own["trust"]), changes)
-    if checkpoint is None and processes.first_process():  # the others find what this one writes
-        for name in LEFTOVERS:  # what a new start would add to instead of replacing it
-            (run / name).unlink(missing_ok=True)
-        shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    checkpoint = reopen_run(run)
     LOG.info("resuming %s%s", run, "" if checkpoint else ": no epoch was finished, it starts anew")
     return merged, checkpoint
 

@@ -1,22 +1,17 @@
 """``xray info`` and ``xray list``: what is installed, and what can be chosen."""
 
 import json
-import os
-import platform
-import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
-from rich.table import Column, Table
 
-import xray_lightning
 from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import find_conf
 from xray_lightning.errors import ConfigError
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import show
+from xray_lightning.report.terminal import pair_table, show
+from xray_lightning.wording import first_sentence
 
 LISTS = ("models", "heads", "losses", "data", "experiments", "metrics", "methods")
 GROUPS = {"models": "model", "losses": "loss", "data": "data", "experiments": "experiment"}
@@ -24,19 +19,12 @@ GROUPS = {"models": "model", "losses": "loss", "data": "data", "experiments": "e
 
 def show_info(request: Request) -> None:
     """Versions, processors, GPU, the cache of decoded images, and what can be installed extra."""
-    import torch
+    from xray_lightning.training.environment import describe_extras, describe_machine  # torch
 
-    from xray_lightning.training.environment import PACKAGES, describe_extras
-
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     cache = Path("outputs/cache")
     sizes = [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
     facts = {
-        "version": xray_lightning.__version__,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "processors": os.cpu_count(),
-        "gpu": ", ".join(gpus) or "torch sees none",
+        **describe_machine(),
         "configuration": str(find_conf()),
         "cache": f"{cache}: {sum(sizes) / 1e6:,.0f} MB" if sizes else f"{cache}: not there yet",
         "extras": describe_extras(),
@@ -52,16 +40,11 @@ def show_list(request: Request) -> None:
 
 
 def print_pairs(request: Request, pairs: Mapping[str, object]) -> None:
-    """Names and what each is, within 80 columns; as JSON without the number of a schema."""
+    """Names and what each is; as JSON without the number of a schema."""
     if request.as_json:
         print(json.dumps(pairs, indent=2), file=request.stream)
-        return
-    table = Table.grid(padding=(0, 2))
-    table.width, table.columns = 80, [Column(min_width=13), Column()]
-    for name, told in pairs.items():
-        several = told.items() if isinstance(told, Mapping) else ()
-        table.add_row(name, ", ".join(map(" ".join, several)) or str(told))
-    show(table)
+    else:
+        show(pair_table(pairs))
 
 
 def list_choices(what: str) -> dict[str, str]:
@@ -81,17 +64,6 @@ def read_comment(path: Path) -> str:
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = [line.partition("#")[2].strip() for line in lines if "#" in line]
     return first_sentence("\n".join(text for text in comments if not text.startswith("@")))
-
-
-def first_sentence(text: str) -> str:
-    """Without references such as :func:`name`.
-
-    >>> first_sentence("Mean over space, then one layer, see :func:`mean`. More.")
-    'Mean over space, then one layer.'
-    """
-    sentence = re.split(r"(?<=[a-z0-9)%`])\.\s", text.strip().partition("\n\n")[0] + " ")[0]
-    plain = re.sub(r",? see :\w+:`[^`]*`|:\w+:`~?([^`]*)`", r"\1", " ".join(sentence.split()))
-    return plain.rstrip(".") + "."
 
 
 def show_settings() -> None:

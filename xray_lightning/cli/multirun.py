@@ -15,7 +15,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import sweep as sweeps
 from xray_lightning.folders import prepare_folder
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import fold_lines, show, sweep_lines
+from xray_lightning.report.terminal import finish_sweep, show, write_sweep
 
 
 class SweepTable(Callback):
@@ -42,7 +42,7 @@ class SweepTable(Callback):
         """Keep the files up to date after each run: the sweep may be killed."""
         if config.hydra.mode == RunMode.MULTIRUN:
             folder = Path(config.hydra.sweep.dir)
-            write(sweeps.compare_runs(folder, none_yet=True), folder)
+            write_sweep(sweeps.compare_runs(folder, none_yet=True), folder)
 
     def on_multirun_end(self, config: Settings, **kwargs: Any) -> None:
         """Compare."""
@@ -86,29 +86,3 @@ def tune(request: Request) -> None:
         studies.draw_slices(study, metric, folder / "study.png")
     lines, _ = finish_sweep(sweeps.compare_runs(folder), folder)
     request.present(values, *lines, *say("tuned", values, metric, studies.FEWEST))
-
-
-def write(comparison: sweeps.SweepComparison, folder: Path) -> None:
-    """comparison.csv, ranking.csv, ranking.json and comparison.png, each replaced in one step."""
-    comparison.write(folder)
-    if comparison.leaderboards:
-        from xray_lightning.report.figures import sweep_figure  # Matplotlib
-
-        sweep_figure(comparison.leaderboards, folder / "comparison.png")
-
-
-def finish_sweep(
-    comparison: sweeps.SweepComparison, folder: Path, *, all_tests: bool = False
-) -> tuple[list[object], list[sweeps.CrossValidation]]:
-    """Its files, also the pooled folds of a cross-validation; what is shown of it, and these."""
-    write(comparison, folder)
-    validations = sweeps.pool_folds(comparison.runs, folder)
-    for validation in validations:
-        if validation.predictions:
-            from xray_lightning.report.figures import folds_figure  # Matplotlib
-
-            name = Path(validation.predictions.replace("predictions", "pooled"))
-            folds_figure(validation, folder / name.with_suffix(".png"))
-    lines: list[object] = [*sweep_lines(comparison, all_tests=all_tests), *fold_lines(validations)]
-    lines += say("not_finished", comparison.not_finished)
-    return [*lines, f"sweep directory: {folder}"], validations

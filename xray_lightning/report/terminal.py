@@ -1,13 +1,14 @@
-"""Tables and lines for the terminal; each table fits 80 columns."""
+"""Tables and lines for the terminal, of 80 columns; of a sweep the files as well."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from xray_lightning.processes import first_process
@@ -58,6 +59,16 @@ def tabulate(subject: str, *about: Any) -> Table:
         else:
             own = "bold" if row.startswith("** ") else style
             table.add_row(*_divide(row.removeprefix("** ")), style=own)
+    return table
+
+
+def pair_table(pairs: Mapping[str, Any]) -> Table:
+    """Names and what each is, also several things of one, in 80 columns."""
+    table = Table.grid(padding=(0, 2))
+    table.width, table.columns = 80, [Column(min_width=13), Column()]
+    for name, told in pairs.items():
+        several = told.items() if isinstance(told, Mapping) else ()
+        table.add_row(name, ", ".join(map(" ".join, several)) or str(told))
     return table
 
 
@@ -115,6 +126,37 @@ def sweep_lines(comparison: "SweepComparison", *, all_tests: bool = False) -> li
     boards = comparison.leaderboards
     tables = [tabulate("leaderboard", board, all_tests) for board in boards]
     return [*tables, *say("sweep", boards, all_tests)]
+
+
+def write_sweep(comparison: "SweepComparison", folder: Path) -> None:
+    """comparison.csv, ranking.csv, ranking.json and comparison.png, each replaced in one step."""
+    comparison.write(folder)
+    if comparison.leaderboards:
+        from xray_lightning.report.figures import sweep_figure  # Matplotlib
+
+        sweep_figure(comparison.leaderboards, folder / "comparison.png")
+
+
+def finish_sweep(
+    comparison: "SweepComparison", folder: Path, *, all_tests: bool = False
+) -> "tuple[list[Table | str], list[CrossValidation]]":
+    """Its files, also the pooled folds of a cross-validation; what is shown of it, and these."""
+    write_sweep(comparison, folder)
+    from xray_lightning.evaluation.sweep import pool_folds
+
+    validations = pool_folds(comparison.runs, folder)
+    for validation in validations:
+        if validation.predictions:
+            from xray_lightning.report.figures import folds_figure  # Matplotlib
+
+            name = Path(validation.predictions.replace("predictions", "pooled"))
+            folds_figure(validation, folder / name.with_suffix(".png"))
+    lines: list[Table | str] = [
+        *sweep_lines(comparison, all_tests=all_tests),
+        *fold_lines(validations),
+    ]
+    lines += say("not_finished", comparison.not_finished)
+    return [*lines, f"sweep directory: {folder}"], validations
 
 
 def fold_lines(validations: "Sequence[CrossValidation]") -> list[Table | str]:

@@ -1,6 +1,7 @@
-"""What a run records of its surroundings and its sampler, and which extras are installed."""
+"""What a run may use of its surroundings, what it records of them, which extras are installed."""
 
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import pytorch_lightning as pl
 import torch
 
-from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.partition import describe_split
+from xray_lightning.errors import ConfigError, require_choice
 from xray_lightning.records import prevalence
 from xray_lightning.writing import Json, read_json, to_plain, write_json
 
@@ -22,7 +25,50 @@ PACKAGES = (
     *("opencv-python-headless", "pydicom", "imagecodecs", "numpy", "pandas", "polars"),
     *("scipy", "scikit-learn", "hydra-core"),
 )
+PRECISIONS = ("auto", "32-true", "32", "bf16-mixed", "16-mixed")  # heads compute in float32
 EPOCHS = 10  # one epoch of a small data set says little about a sampler
+
+
+def wants_gpu(accelerator: str) -> bool:
+    """Whether a trainer with this ``accelerator`` will use a GPU."""
+    return torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
+
+
+def choose_precision(accelerator: str, precision: str) -> str:
+    """That of a trainer: for "auto" bfloat16 on a GPU, else float32; refuses what cannot be."""
+    on_gpu = wants_gpu(accelerator)
+    if accelerator == "gpu" and not on_gpu:
+        remedy = "use trainer=auto or trainer=cpu"
+        raise ConfigError(f"trainer.accelerator=gpu, but torch sees no GPU; {remedy}")
+    require_choice("trainer.precision", precision, PRECISIONS)
+    chosen = precision if precision != "auto" else "bf16-mixed" if on_gpu else "32-true"
+    torch.backends.cudnn.allow_tf32 = chosen != "32-true"  # float32 is float32
+    return chosen
+
+
+def count_processes(devices: int | str | Sequence[int], on_gpu: bool) -> int:
+    """Number of processes that ``trainer.devices`` asks for on this machine."""
+    if devices in (-1, "-1", "auto"):
+        return torch.cuda.device_count() if on_gpu else 1
+    return devices if isinstance(devices, int) else len(str(devices).split(","))  # numbers of GPUs
+
+
+def prepare_training(
+    cores: int,  # of this process
+    *,
+    seed: int,
+    workers: int | None = None,  # of the loader; None: as :func:`default_workers`
+    threads: int | None = None,  # None: the other cores
+    on_gpu: bool = False,
+) -> dict[str, int]:
+    """Seed this process and give its threads their cores; how many workers and threads it has."""
+    workers = default_workers(cores, on_gpu) if workers is None else workers
+    threads = max(1, cores - workers) if threads is None else threads
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning sets another for processes
+    cv2.setNumThreads(1)
+    pl.seed_everything(seed, verbose=False)
+    return {"workers": workers, "threads": threads}
 
 
 def write_environment(
@@ -94,6 +140,18 @@ def get_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def describe_machine() -> Json:
+    """Versions, processors and GPUs."""
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "version": version("xray_lightning"),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "processors": os.cpu_count(),
+        "gpu": ", ".join(gpus) or "torch sees none",
+    }
 
 
 def describe_extras() -> dict[str, str]:

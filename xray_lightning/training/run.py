@@ -2,8 +2,11 @@
 
 import logging
 import math
+import multiprocessing
 import re
+import shutil
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ProgressBar
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import EarlyStopping, ProgressBar, RichProgressBar
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
@@ -25,6 +29,7 @@ from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import ConfigError, SplitError, XrayError, require_number
 from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.estimates import CURVES, best_of, mean_metric
+from xray_lightning.processes import first_process
 from xray_lightning.results import Result
 from xray_lightning.training.callbacks.epochs import EpochSeed, MetricsFile, WatchMetric
 from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone, RunCheckpoint
@@ -36,6 +41,7 @@ from xray_lightning.wording import fault, tell
 LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 MONITOR = "val/auroc"  # what chooses the best checkpoint unless another metric is named
+LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
 LOST = re.compile("gloo|nccl|by peer", re.IGNORECASE)  # what torch says where a process is gone
 
 
@@ -300,19 +306,48 @@ def make_trainer(
     for path in Path(folder).glob("hpc_ckpt_*.ckpt"):
         path.unlink(missing_ok=True)
     torch.backends.cudnn.benchmark = fit  # try its algorithms, unless Lightning is told otherwise
-    return factory(
-        callbacks=[KeepSigterm(), *callbacks],
-        logger=list(loggers) or False,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=folder,
-        enable_checkpointing=fit,
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        inference_mode=True,
-    )
+    try:
+        return factory(
+            callbacks=[KeepSigterm(), *callbacks],
+            logger=list(loggers) or False,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder,
+            enable_checkpointing=fit,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+            inference_mode=True,
+        )
+    except (ValueError, MisconfigurationException) as error:  # what Lightning cannot combine
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def show_bar() -> list[pl.Callback]:
+    """A progress bar where somebody watches, unless several runs share the terminal."""
+    alone = multiprocessing.parent_process() is None
+    return [RichProgressBar()] if sys.stdout.isatty() and alone else []
+
+
+def reopen_run(run: Path) -> Checkpoint | None:
+    """The last checkpoint of an interrupted run; None where no epoch was finished.
+
+    Then what a new start would add to, instead of replacing it, is removed.
+
+    Raises:
+        CheckpointError: the best or the last checkpoint is damaged or gone.
+    """
+    last, history = run / "checkpoints" / "last.ckpt", run / "metrics.csv"
+    later = history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) > 2
+    if later or last.is_file():
+        load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
+        return load_checkpoint(last)
+    if first_process():  # the others find what this one writes
+        for name in LEFTOVERS:
+            (run / name).unlink(missing_ok=True)
+        shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    return None
 
 
 def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
