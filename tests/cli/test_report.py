@@ -11,7 +11,7 @@ from running import xray
 from xray_lightning import ConfigError, Phantom, patient_split
 from xray_lightning.cli import report as module
 from xray_lightning.cli.app import run_verb
-from xray_lightning.cli.report import audit_again
+from xray_lightning.cli.report import open_again
 from xray_lightning.data.source import used_records
 from xray_lightning.report.run import read_run
 from xray_lightning.report.run_page import DRAWS, closing_report
@@ -49,8 +49,8 @@ def test_terminal_without_the_data(run_folder) -> None:
 
 def test_changed_data_are_not_audited(run_folder) -> None:
     settings(run_folder, data={"_target_": "xray_lightning.Phantom", "patients": 151})
-    audit, missing = audit_again(read_run(run_folder))
-    assert audit is None
+    data, missing = open_again(read_run(run_folder), trust=False)
+    assert data is None
     assert missing.startswith("the data set changed: its split was [")
 
 

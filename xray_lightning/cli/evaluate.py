@@ -11,7 +11,7 @@ from xray_lightning.evaluation.model import Inspection
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.processes import first_process
 from xray_lightning.report.evaluation_table import tested_lines
-from xray_lightning.report.finish import compare_with_readers, evaluate_checkpoint
+from xray_lightning.report.finish import evaluate_checkpoint
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import truth_lines
 
@@ -23,10 +23,9 @@ def evaluate(request: Request) -> None:
     folder = name_folder(request, opened, config.tta)
     own |= {"tta": config.tta, "draws": config.draws, "prior": require_prior(config.prior)}
     trainer = trainer_from(config, folder)
-    summaries, evaluations = evaluate_checkpoint(opened, folder, trainer, **own)
+    summaries, evaluations, truths = evaluate_checkpoint(opened, folder, trainer, **own)
     if not first_process():
         return
-    truths = compare_with_readers(opened.data, folder, config.draws)
     results = {subset: evaluation.to_json() for subset, evaluation in evaluations.items()}
     results |= {"truths": truths.to_json()} if truths else {}
     lines = tested_lines(evaluations)

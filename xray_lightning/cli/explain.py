@@ -8,7 +8,7 @@ from xray_lightning.cli.opening import open_checkpoint
 from xray_lightning.cli.request import Own, Request, read_names
 from xray_lightning.deploy.classifier import find_device
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.maps import GATES, METHODS
+from xray_lightning.explain.maps import choose_methods
 from xray_lightning.explain.run import require_explainable
 from xray_lightning.folders import prepare_folder
 from xray_lightning.report.explanation import explain_into, shortcut_lines
@@ -29,11 +29,11 @@ def explain(request: Request) -> None:
     own = images.own_images and (images.checkpoint.path.name, settings["subset"]) == BEST
     ending = "" if own else f"_{images.data.split.subset_fingerprints[settings['subset']]}"
     folder = request.out or images.folder(f"explain{ending}")
-    places = {n: prepare_folder(folder if n == "test" else folder / n) for n in images.splits}
-    parts = []
-    for name, place in places.items():
-        images.data.split, trainer = images.splits[name], trainer_from(config, place)
-        parts.append(explain_into(place, images.checkpoint, images.data, trainer, **settings))
+    trainer = trainer_from(config, folder)
+    parts = [
+        explain_into(place, images.checkpoint, images.data, trainer, **settings)
+        for _, place in images.visit(folder)
+    ]
     (first, _), *rest = parts
     values = {"parts": [values for values, _ in parts]} if rest else first
     request.present(values, *(line for _, lines in parts for line in lines))
@@ -47,21 +47,9 @@ def own_settings(request: Request) -> Own:
     permuted = read_names(own["permuted"])
     if len(permuted) > 1:
         raise ConfigError(f"permuted takes one checkpoint, got {', '.join(permuted)}")
-    own |= {name: methods_of(name, own[name]) for name in ("methods", "saliency")}
+    own |= {name: choose_methods(name, read_names(own[name])) for name in ("methods", "saliency")}
     own |= {"seeds": read_names(own["seeds"]), "permuted": permuted[0] if permuted else None}
     return own | {"seed": own.pop("bootstrap_seed")}
-
-
-def methods_of(name: str, text: str) -> tuple[str, ...]:
-    """Names of map methods; "none" and "all", those of every network, are lists too."""
-    if text in ("none", "all"):
-        return METHODS if text == "all" else ()
-    methods, known = read_names(text), (*METHODS, GATES)
-    unknown = ", ".join(method for method in methods if method not in known)
-    if unknown or not methods:
-        every = ", ".join(known)
-        raise ConfigError(f"{name} must be none, all, or of {every}, got {unknown or 'nothing'}")
-    return methods
 
 
 def shortcuts(request: Request) -> None:

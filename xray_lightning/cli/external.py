@@ -1,6 +1,7 @@
 """``xray external``: models by what they were trained on, tested on other hospitals' data."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from xray_lightning.cli import settings
@@ -9,6 +10,7 @@ from xray_lightning.cli.request import DEFAULTS, Request
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import prepare_folder
+from xray_lightning.processes import quieten
 from xray_lightning.report.terminal import show
 
 OWN = DEFAULTS["external"]
@@ -29,10 +31,22 @@ def external(request: Request) -> None:
     sources: dict[str, Source] = {name: make(node) for name, node in nodes.items()}
     show(*(f"note: {name}: {note}" for name, s in sources.items() for note in s.notes))
     folder = prepare_folder(request.out or Path("outputs") / f"external_{'_'.join(sources)}")
-    from xray_lightning.cli.opening import validate_checkpoints  # torch, after what was named
+    from xray_lightning import Scoring, load_checkpoint, validate_externally  # torch, after that
+    from xray_lightning.cli.build import prepare_process, trainer_from
+    from xray_lightning.cli.opening import open_saved
     from xray_lightning.report.external import external_lines, write_external
 
-    result = validate_checkpoints(paths, sources, config, folder, request.own)
+    quieten()  # after Lightning, which sets its own level
+    workers, own = prepare_process(config)["workers"], request.own
+    reading = config.batch_size, workers, config.cache_dir
+    result = validate_externally(
+        [load_checkpoint(path, trust=own["trust"]) for path in paths],
+        sources,
+        Scoring(folder, trainer_from(config, folder), *reading),
+        open_data=partial(open_saved, cache_dir=config.cache_dir, workers=workers),
+        draws=own["draws"],
+        seed=own["bootstrap_seed"],
+    )
     result = replace(result, command=" ".join(["xray external", *request.words]))
     write_external(result, folder)
     request.present(result.to_json(), *external_lines(result), f"written to {folder}")

@@ -12,12 +12,10 @@ from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
 from xray_lightning.data.tables import format_count
 from xray_lightning.errors import ConfigError, DataNotFoundError, require_choice
-from xray_lightning.hub import name_place
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
 from xray_lightning.shards import Shard
 from xray_lightning.wording import fault, name_first
-from xray_lightning.writing import write_file
 
 CHECKED = 5  # films an export is checked on
 
@@ -29,9 +27,8 @@ def predict(request: Request) -> None:
         raise DataNotFoundError(f"{own['points']}: no such file or folder")
     checkpoint, form = find_checkpoint(request.files[0]), own["format"]
     from xray_lightning.deploy.classifier import load_classifier  # torch, after the paths
-    from xray_lightning.deploy.predict import predict_files, require_form
+    from xray_lightning.deploy.predict import predict_files
 
-    require_form(form)
     if (shard := Shard.parse(own["shard"])).count > 1 and (own["maps"] or own["dicom_out"]):
         raise ConfigError("maps= and dicom_out= need all studies: leave out shard=")
     if own["dicom_out"] or own["stow"]:
@@ -108,28 +105,20 @@ def weights(request: Request) -> None:
         raise ConfigError(f"--out must be a file .safetensors in a folder that is there, got {out}")
     if not Path(name).is_file():
         raise DataNotFoundError(f"{name}: no such file")
-    from safetensors.torch import save
+    from xray_lightning.models.backbones import convert_weights  # torch, after the paths
 
-    from xray_lightning.models.backbones import read_state
-
-    state = {key: value.contiguous().clone() for key, value in read_state(Path(name)).items()}
-    write_file(out, save(state))
-    line = f"{out}: {len(state):,} tensors, {out.stat().st_size / 1e6:,.1f} MB"
-    request.present({"path": str(out), "tensors": len(state), "bytes": out.stat().st_size}, line)
+    count, size = convert_weights(Path(name), out), out.stat().st_size
+    values = {"path": str(out), "tensors": count, "bytes": size}
+    request.present(values, f"{out}: {count:,} tensors, {size / 1e6:,.1f} MB")
 
 
 def serve(request: Request) -> None:
     """A page and an API for new films, on this machine: xray serve RUN; more RUNs: side by side."""
     own, paths = dict(request.own), [find_checkpoint(name) for name in request.files]
-    from xray_lightning import Classifier, ServeLimits, load_classifier, serve
+    from xray_lightning import ServeLimits, serve
+    from xray_lightning.deploy.classifier import load_models
 
-    models: dict[str, Classifier] = {}
-    for path in paths:  # as they are: what the hub keeps is a link to a name without an ending
-        run, file = path.resolve(), Path(name_place(path))
-        name = run.parts[-3] if run.parent.name == "checkpoints" else file.stem
-        while name in models:
-            name += f"_{len(models) + 1}"
-        models[name] = load_classifier(path, device=own["device"], **read_points(own))
+    models = load_models(paths, device=own["device"], **read_points(own))
     own["token"] = own["token"] or os.environ.get("XRAY_TOKEN", "")
     limits = ServeLimits(*(own[n] for n in ("megabytes", "megapixels", "seconds", "queue")))
     serve(models, limits, **{name: own[name] for name in ("host", "port", "token", "method")})

@@ -1,20 +1,18 @@
 """A checkpoint with the images it is to be evaluated or explained on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint
 from xray_lightning.cli import config as conf
 from xray_lightning.cli import settings
-from xray_lightning.cli.build import data_from, prepare_process, trainer_from
-from xray_lightning.cli.request import DEFAULTS, Own, read_labels, take_own
+from xray_lightning.cli.build import data_from, prepare_process
+from xray_lightning.cli.request import DEFAULTS, read_labels, take_own
 from xray_lightning.cli.settings import OPENING, Settings
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.source import Source
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.evaluation import model as models
-from xray_lightning.evaluation.external import ExternalValidation, validate_externally
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.formats import ADDED
 from xray_lightning.processes import quieten
@@ -46,23 +44,6 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> tuple[Settings, mo
 def open_saved(checkpoint: Checkpoint, *, cache_dir: str, workers: int) -> XrayDataModule:
     """The data a checkpoint was trained on, as its run read it."""
     return data_from(read_settings(checkpoint, [f"cache_dir={cache_dir}"]), workers=workers)
-
-
-def validate_checkpoints(
-    paths: Sequence[Path], sources: Mapping[str, Source], config: Settings, folder: Path, own: Own
-) -> ExternalValidation:
-    """Checkpoints on whole data sets of other hospitals; ``own``: trust, draws, bootstrap_seed."""
-    quieten()  # after Lightning, which sets its own level
-    workers, cache_dir = prepare_process(config)["workers"], config.cache_dir
-    trainer = trainer_from(config, folder)
-    return validate_externally(
-        [load_checkpoint(path, trust=own["trust"]) for path in paths],
-        sources,
-        models.Scoring(folder, trainer, config.batch_size, workers, cache_dir),
-        open_data=partial(open_saved, cache_dir=cache_dir, workers=workers),
-        draws=own["draws"],
-        seed=own["bootstrap_seed"],
-    )
 
 
 def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:

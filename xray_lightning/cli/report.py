@@ -4,7 +4,6 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from xray_lightning.audit.run import Audit
 from xray_lightning.cli.config import explain_error, make, read_config
 from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.request import Request
@@ -27,7 +26,8 @@ from xray_lightning.writing import write_file
 def report(request: Request) -> None:
     """Make report.html and report.json of a run again; training has made them at its end."""
     run = read_run(Path(request.files[0]))
-    values = write_report(run, *audit_again(run, request.own["trust"]))
+    data, missing = open_again(run, request.own["trust"])
+    values = write_report(run, audit_run(*data, run) if data else None, missing)
     request.present(values, *say("reported", values, run.folder / "report.html"))
 
 
@@ -65,12 +65,6 @@ def drift(request: Request) -> None:
     request.present(result.to_json(), *lines, path=folder / "drift.json")
     if result.failures:
         raise PartialError(fault("films_unread", [*result.failures], folder))
-
-
-def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
-    """The audit of the run's split, made again from its settings; None, and why there is none."""
-    data, missing = open_again(run, trust)
-    return (audit_run(*data, run) if data else None), missing
 
 
 def open_again(run: Run, trust: bool) -> tuple[tuple[Source, Split] | None, str]:

@@ -82,8 +82,7 @@ def require_openable(request: Request) -> Request:
 
 def point_settings(config: Settings) -> Own:
     """How operating points are fitted, see :func:`~.evaluation.evaluate.fit_operating_points`."""
-    point = {"rule": config.operating_point.rule, "value": config.operating_point.value}
-    return point | {"calibration": config.calibration, "draws": config.draws}
+    return {**config.operating_point, "calibration": config.calibration, "draws": config.draws}
 
 
 def find_checkpoint(place: str | Path) -> Path:

@@ -26,6 +26,7 @@ from xray_lightning.errors import CheckpointError, ConfigError, DataError, requi
 from xray_lightning.evaluation.predictions import require_scores
 from xray_lightning.evaluation.priors import VALIDATION, Prior
 from xray_lightning.explain.maps import Grids, cell_grids, class_maps
+from xray_lightning.hub import find_run, name_place
 from xray_lightning.models.gate import Gate, run_watched
 from xray_lightning.models.network import XrayNet
 from xray_lightning.wording import fault
@@ -281,6 +282,18 @@ def load_classifier(
         interpretation=interpret(description.labels, own, loaded.weights_sha256, **chosen),
         gate=loaded.gate,
     )
+
+
+def load_models(paths: Sequence[Path], **how: Any) -> dict[str, Classifier]:
+    """Classifiers of several checkpoints, see :func:`load_classifier`, by names of their own."""
+    models: dict[str, Classifier] = {}
+    for path in paths:
+        run = find_run(path)
+        name = run.name if run else Path(name_place(path)).stem
+        while name in models:
+            name += f"_{len(models) + 1}"
+        models[name] = load_classifier(path, **how)
+    return models
 
 
 def find_device(name: str) -> torch.device:

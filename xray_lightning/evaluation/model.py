@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from xray_lightning.errors import ConfigError, DataError, SplitError, XrayError,
 from xray_lightning.evaluation import predictions as tables
 from xray_lightning.evaluation.predict import predict_subset
 from xray_lightning.evaluation.predictions import TABLE, Predictions
+from xray_lightning.folders import prepare_folder
 from xray_lightning.hub import find_run
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, read_column
@@ -179,6 +180,12 @@ class Inspection:
         """Whether it can be told if the checkpoint has learned from these patients."""
         known = comparable(self.checkpoint.description, self.data.source.population)
         return self.own_images or known or bool(self.overlap)
+
+    def visit(self, folder: Path) -> Iterator[tuple[str, Path]]:
+        """Each set of images in turn as the data's test set, with a folder in that of "test"."""
+        for name, split in self.splits.items():
+            self.data.split = split
+            yield name, prepare_folder(folder if name == "test" else folder / name)
 
     def folder(self, name: str = "") -> Path:
         """Where results go: in the checkpoint's run, else in outputs/."""

@@ -263,6 +263,18 @@ def class_maps(
         return torch.stack([RULES[method](features, one) for one in gradients], dim=1).detach()
 
 
+def choose_methods(setting: str, asked: Sequence[str]) -> tuple[str, ...]:
+    """Methods by name; "none", and "all", which are those of every network, may stand alone."""
+    if tuple(asked) in (("none",), ("all",)):
+        return METHODS if "all" in asked else ()
+    known = (*METHODS, GATES)
+    unknown = ", ".join(method for method in asked if method not in known)
+    if unknown or not asked:
+        every = ", ".join(known)
+        raise ConfigError(f"{setting} must be none, all, or of {every}, got {unknown or 'nothing'}")
+    return tuple(asked)
+
+
 def require_method(method: str) -> None:
     """Refuse an unknown method with a ConfigError."""
     require_choice("method", method, (*METHODS, GATES))

@@ -17,7 +17,7 @@ import timm
 import torch
 import yaml  # type: ignore[import-untyped]
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -27,6 +27,7 @@ from xray_lightning.hub import locate, name_place
 from xray_lightning.models.batches import evaluation_mode
 from xray_lightning.results import Result
 from xray_lightning.wording import fault, name_first
+from xray_lightning.writing import write_file
 
 State = dict[str, Tensor]
 PLACES = ("teacher", "model", "module", "state_dict")  # of tensors in a file, one in the other
@@ -148,6 +149,13 @@ def read_state(path: Path) -> State:
     if not tensors:
         raise WeightsError(f"model.weights: {path} holds no tensors")
     return tensors
+
+
+def convert_weights(path: Path, out: Path) -> int:
+    """Write the tensors of a file or a checkpoint as ``.safetensors``; how many there are."""
+    state = {name: tensor.contiguous().clone() for name, tensor in read_state(path).items()}
+    write_file(out, save(state))
+    return len(state)
 
 
 def require_whole(path: Path) -> None:

@@ -23,6 +23,7 @@ from xray_lightning.checkpoint import Checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.nih_expert import FINDINGS, NihExperts
 from xray_lightning.data.partition import SUBSETS
+from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError, require_choice
 from xray_lightning.evaluation.compare import ExpertTruth, score_truths
 from xray_lightning.evaluation.evaluate import (
@@ -34,15 +35,9 @@ from xray_lightning.evaluation.evaluate import (
 )
 from xray_lightning.evaluation.model import Inspection
 from xray_lightning.evaluation.predict import measure_distances, predict_subset, summarise
-from xray_lightning.evaluation.predictions import (
-    Origin,
-    Predictions,
-    read_predictions,
-    write_predictions,
-)
+from xray_lightning.evaluation.predictions import Origin, Predictions, write_predictions
 from xray_lightning.evaluation.priors import VALIDATION, Prior, resolve_prior
 from xray_lightning.explain.overlays import HeatMaps
-from xray_lightning.folders import prepare_folder
 from xray_lightning.hub import name_place
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.models.gate import Gate
@@ -207,10 +202,11 @@ def evaluate_checkpoint(
     draws: int = 2000,
     prior: Prior = VALIDATION,
     certainty: str = MARGIN,  # what handing images to a person goes by; or "gate", the checkpoint's
-) -> tuple[dict[str, Json], dict[str, Evaluation]]:
+) -> tuple[dict[str, Json], dict[str, Evaluation], ExpertTruth | None]:
     """Score a checkpoint on test images and evaluate it, in the first process.
 
-    Each folder gets metrics.json, evaluation.json, predictions_test.csv and its ROC curves.
+    Each folder gets metrics.json, evaluation.json, predictions_test.csv and its ROC curves; of
+    readers' labels (:class:`NihExperts`) also truths.json.
     """
     checkpoint, data = opened.checkpoint, opened.data
     description = checkpoint.description
@@ -222,38 +218,33 @@ def evaluate_checkpoint(
         raise ConfigError(f"certainty={certainty}: {checkpoint.path} has no gate; certainty=margin")
     task = XrayTask(checkpoint.build_net(), labels=description.labels, tta=tta)
     trained = description.split.get("subsets", {}).get("train")
-    summaries, evaluations = dict[str, Json](), dict[str, Evaluation]()
-    for name, split in opened.splits.items():
-        data.split = split
-        place = prepare_folder(folder if name == "test" else folder / name)
+    about: Json = {"tta": tta, "weights_sha256": checkpoint.weights_sha256}
+    about |= {"overlap_known": opened.overlap_known, "checkpoint": name_place(checkpoint.path)}
+    how: Json = {"operating_points": points, "prior": prior, "gate": gate, "draws": draws}
+    summaries, evaluations, truths = dict[str, Json](), dict[str, Evaluation](), None
+    for name, place in opened.visit(folder):
         summary, predictions = score_subsets(trainer, task, data, place, ("test",))
-        summaries[name] = summary["test"]
+        summaries[name], scored = summary["test"], predictions["test"]
         if trainer.is_global_zero:
-            if name != "test":
-                write_json(summary, place / "metrics.json")
-            about: Json = {"tta": tta, "weights_sha256": checkpoint.weights_sha256}
-            about |= {
-                "overlap_known": opened.overlap_known,
-                "checkpoint": name_place(checkpoint.path),
-            }
-            same = trained == split.subset_fingerprints["train"]
-            learned = data.subset_targets("train") if same else None
-            how: Json = {"operating_points": points, "learned": learned, "draws": draws}
-            scored = task.net, data, predictions["test"]
-            evaluations[name] = evaluate_test(*scored, place, about, gate=gate, prior=prior, **how)
+            write_json(summary, place / "metrics.json")
+            same = trained == data.split.subset_fingerprints["train"]
+            how["learned"] = data.subset_targets("train") if same else None
+            evaluations[name] = evaluate_test(task.net, data, scored, place, about, **how)
+            truths = truths or compare_with_readers(scored, data.source, place, draws)
     summaries["test"] |= {"overlap": opened.overlap} if opened.overlap else {}
     if trainer.is_global_zero:
         write_json(summaries, folder / "metrics.json")
-    return summaries, evaluations
+    return summaries, evaluations, truths
 
 
-def compare_with_readers(data: XrayDataModule, folder: Path, draws: int) -> ExpertTruth | None:
-    """Scores of the test images against radiologists and text miner, where NihExperts has both."""
-    scored = any(set(data.labels).issuperset(words) for words in FINDINGS.values())
-    if not isinstance(data.source, NihExperts) or not scored:
+def compare_with_readers(
+    scored: Predictions, source: Source, folder: Path, draws: int
+) -> ExpertTruth | None:
+    """Test scores against radiologists and text miner, if the data set and the labels are such."""
+    told = any(set(scored.labels).issuperset(words) for words in FINDINGS.values())
+    if not isinstance(source, NihExperts) or not told:
         return None
-    predictions = read_predictions(folder / "predictions_test.csv")
-    truths = score_truths(predictions, data.source, draws=draws)
+    truths = score_truths(scored, source, draws=draws)
     write_json(truths.to_json(), folder / "truths.json")
     return truths
 
