@@ -12,11 +12,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint as Best
 from torch import nn
 
 import xray_lightning as xl
-from xray_lightning.cli.build import data_from, run_callbacks, task_from
+from xray_lightning.cli.build import data_from, run_callbacks, task_from, trainer_from
 from xray_lightning.cli.config import compose_settings, explain_error, make, read_config
 from xray_lightning.cli.settings import Settings, require_settings, to_container
 from xray_lightning.report.gallery import Panel
-from xray_lightning.training.losses import complete_loss, effective_number_weights
+from xray_lightning.training.losses import effective_number_weights
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
@@ -73,7 +73,7 @@ def loss_of(*overrides: str) -> tuple[nn.Module, xl.XrayDataModule]:
     config = compose_settings(["data.patients=12", "image_size=32", *overrides])
     data = data_from(config)
     assert data.labels_without_positives("train")
-    return complete_loss(make(config.loss), data), data
+    return data.complete_loss(make(config.loss)), data
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_losses_build_and_train(name: str) -> None:
 def test_a_conditional_loss_gets_the_hierarchy() -> None:
     sets = ["data=several", "data.sets=[phantom]", "data.phantom.patients=12", "image_size=32"]
     config = compose_settings(["loss=conditional", "data.labels=[Mass,Nodule,Nodule/Mass]", *sets])
-    loss = complete_loss(make(config.loss), data_from(config))
+    loss = data_from(config).complete_loss(make(config.loss))
     assert loss.ancestors.int().tolist() == [[0, 0, 1], [0, 0, 1], [0, 0, 0]]
 
 
@@ -195,25 +195,21 @@ def test_results_figure() -> None:
 
 
 def test_what_a_trainer_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xray_lightning.cli import build
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = compose_settings(["trainer=gpu", "logger=none"])
     with pytest.raises(xl.ConfigError, match="torch sees no GPU"):
-        build.trainer_from(config, Path())
+        trainer_from(config, Path())
     for setting, message in (
         ("strategy=fsdp", "trainer: .*fsdp.* requires a GPU"),
         ("precision=bf16-true", r"trainer\.precision must be one of auto, .*, got 'bf16-true'"),
     ):
         config = compose_settings(["trainer=cpu", f"trainer.{setting}", "logger=none"])
         with pytest.raises(xl.ConfigError, match=message):
-            build.trainer_from(config, Path())
+            trainer_from(config, Path())
 
 
 def test_cudnn_tries_its_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
     """To train on a GPU, unless every run is to be the same; scores always are."""
-    from xray_lightning.cli import build
-
     for flag in ("benchmark", "deterministic", "allow_tf32"):
         monkeypatch.setattr(torch.backends.cudnn, flag, False)
     for more, callbacks, tries in (
@@ -222,9 +218,7 @@ def test_cudnn_tries_its_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
         (["+trainer.benchmark=false"], [], False),
         (["+trainer.deterministic=true"], [], False),
     ):
-        build.trainer_from(
-            compose_settings(["trainer=cpu", "logger=none", *more]), Path(), callbacks
-        )
+        trainer_from(compose_settings(["trainer=cpu", "logger=none", *more]), Path(), callbacks)
         assert torch.backends.cudnn.benchmark == tries
         torch.use_deterministic_algorithms(mode=False)
 

@@ -54,13 +54,8 @@ def test_arguments_that_are_neither(usage: str, arguments: list[str], named: str
 def test_settings_have_the_type_of_their_default() -> None:
     request = Request((), ("draws=50", "rename=true", "name=a=b", "workers=null"))
     own = {"draws": 2000, "rename": False, "name": "", "workers": None, "frame": None}
-    assert request.read(own).own == {
-        "draws": 50,
-        "rename": True,
-        "name": "a=b",
-        "workers": None,
-        "frame": None,
-    }
+    given = {"draws": 50, "rename": True, "name": "a=b", "workers": None, "frame": None}
+    assert request.read(own).own == given
 
 
 @pytest.mark.parametrize(

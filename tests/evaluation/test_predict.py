@@ -54,8 +54,7 @@ def test_distances_of_a_gate(data, task, trainer, tmp_path) -> None:
     far = gate.check(run_to(task.net, gate.layer, parts[1]))[0]
     np.testing.assert_allclose(measure_distances(gate, task.net, data, "test"), far, rtol=1e-4)
     best = xl.load_checkpoint(save_net(task.net, tmp_path / "best.ckpt"))
-    how = data, {"test": data.split}
-    out = tmp_path / "out", trainer
+    how, out = (data, {"test": data.split}), (tmp_path / "out", trainer)
     for name, said in (("gate", "best.ckpt has no gate"), ("gat", "certainty must be one of")):
         with pytest.raises(xl.ConfigError, match=said):
             evaluate_checkpoint(Inspection(best, *how), *out, certainty=name)

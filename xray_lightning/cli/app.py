@@ -26,8 +26,6 @@ APP = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-ANY_FLAG = {"ignore_unknown_options": True}
-OUT = "folder for what is written"
 PAGE = Path(__file__).with_name("help.md").read_text(encoding="utf-8")
 SECTION = re.compile(r"^## (\w+) ?(.*) \((.+)\)\n+((?:(?!## ).*\n)*)", re.MULTILINE)
 # verb -> the files that come first, the function of cli/, its settings; in the order of --help
@@ -104,7 +102,7 @@ def add_verb(name: str, usage: str, place: str, text: str) -> None:
     def command(
         words: Annotated[list[str] | None, argument] = None,
         json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
-        out: Annotated[Path | None, typer.Option(help=OUT)] = None,
+        out: Annotated[Path | None, typer.Option(help="folder for what is written")] = None,
     ) -> None:
         kept = "" if name == "serve" else GO_ON
         code = run_guarded(lambda: run_verb(name, words or [], out=out, as_json=json), kept)
@@ -113,7 +111,7 @@ def add_verb(name: str, usage: str, place: str, text: str) -> None:
     APP.command(
         name,
         help=f"{read_docstring(place)}\n\n{text}",
-        context_settings=ANY_FLAG,
+        context_settings={"ignore_unknown_options": True},
         options_metavar="[--json] [--out DIR]",
     )(command)
 

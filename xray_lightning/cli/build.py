@@ -19,14 +19,7 @@ from xray_lightning.data.source import Source
 from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.models.backbones import require_sizes
 from xray_lightning.models.network import XrayNet
-from xray_lightning.training.environment import (
-    choose_precision,
-    count_processes,
-    prepare_training,
-    wants_gpu,
-    write_environment,
-)
-from xray_lightning.training.losses import complete_loss
+from xray_lightning.training import environment
 from xray_lightning.training.optim import make_optimizer
 from xray_lightning.training.run import make_callbacks, make_trainer, show_bar
 from xray_lightning.training.task import XrayTask
@@ -58,7 +51,7 @@ def task_from(config: Settings, data: XrayDataModule) -> XrayTask:
     if config.compile:
         net.compile(dynamic=False)
     settings = {"schedule": make(config.schedule), "tta": config.tta, **make(config.optim)}
-    task = XrayTask(net, complete_loss(make(config.loss), data), labels=data.labels, **settings)
+    task = XrayTask(net, data.complete_loss(make(config.loss)), labels=data.labels, **settings)
     make_optimizer(task.optimizer, net, task.head_lr, task.layer_decay)  # refuses its settings
     return task
 
@@ -74,7 +67,7 @@ def record_run(settings: Facts, data: XrayDataModule, trainer: pl.Trainer, run: 
     alone = ["train.py", *(text for text in overrides if not text.startswith("sweep="))]
     command = alone if in_sweep() else None  # a launcher's is not what the user typed
     told: Any = {"command": command, "overrides": overrides, "choices": choices}
-    write_environment(run, data, trainer, settings["seed"], **told)
+    environment.write_environment(run, data, trainer, settings["seed"], **told)
 
 
 def reusable(config: Facts) -> Settings:
@@ -99,7 +92,7 @@ def trainer_from(
     With ``callbacks`` it trains and logs into the folder, without it only scores.
     """
     node = {str(key): value for key, value in config.trainer.items()}
-    node["precision"] = choose_precision(node["accelerator"], str(node["precision"]))
+    node["precision"] = environment.choose_precision(node["accelerator"], str(node["precision"]))
     factory, trains = make({**node, "_partial_": True}), callbacks is not None
     loggers = [*make(config.logger).values()] if trains else []
     return make_trainer(factory, folder, callbacks or show_bar(), loggers=loggers, fit=trains)
@@ -120,10 +113,10 @@ def run_callbacks(
 
 def prepare_process(config: Settings) -> dict[str, int]:
     """Seed; decide the loader's ``workers`` and the compute ``threads``."""
-    on_gpu = wants_gpu(config.trainer.accelerator)
-    cores = own_cores(count_processes(config.trainer.devices, on_gpu))
-    settings = {name: config[name] for name in ("seed", "workers", "threads")}
-    return prepare_training(cores, **settings, on_gpu=on_gpu)
+    on_gpu = environment.wants_gpu(config.trainer.accelerator)
+    cores = own_cores(environment.count_processes(config.trainer.devices, on_gpu))
+    asked = config.seed, config.workers, config.threads
+    return environment.prepare_training(cores, *asked, on_gpu=on_gpu)
 
 
 def own_cores(processes: int) -> int:

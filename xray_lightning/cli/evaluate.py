@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from rich.table import Table
+
 from xray_lightning.cli.build import trainer_from
 from xray_lightning.cli.opening import open_checkpoint
 from xray_lightning.cli.request import Request
@@ -10,7 +12,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.model import Inspection
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.processes import first_process
-from xray_lightning.report.evaluation_table import tested_lines
+from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.finish import evaluate_checkpoint
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import truth_lines
@@ -28,7 +30,11 @@ def evaluate(request: Request) -> None:
         return
     results = {subset: evaluation.to_json() for subset, evaluation in evaluations.items()}
     results |= {"truths": truths.to_json()} if truths else {}
-    lines = tested_lines(evaluations)
+    lines: list[Table | str] = []
+    for subset, evaluation in evaluations.items():
+        origin, split = evaluation.origin, opened.splits[subset]
+        title = f"{origin.checkpoint} on {origin.data}, split {split.name} [{split.fingerprint}]"
+        lines += evaluation_lines(evaluation, f"{title}, {subset}")
     lines += truth_lines(truths, f"{place} on {opened.data.source.name}") if truths else []
     lines += say("unknown", evaluations["test"].operating_points, opened.overlap_known)
     lines += [*say("subsets", summaries), f"written to {folder}"]

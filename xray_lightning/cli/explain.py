@@ -15,8 +15,6 @@ from xray_lightning.report.explanation import explain_into, shortcut_lines
 from xray_lightning.report.terminal import show
 from xray_lightning.writing import write_json
 
-BEST = "best.ckpt", "test"
-
 
 def explain(request: Request) -> None:
     """Where does it look, and can that be believed? Writes RUN/explain/."""
@@ -26,7 +24,8 @@ def explain(request: Request) -> None:
     others = {key: settings[key] for key in ("subset", "label", "seeds", "permuted", "doubts")}
     require_explainable(images.checkpoint, images.data, methods=methods, **others)
     # RUN/explain for best.ckpt on its own test images, which the report of the run is of
-    own = images.own_images and (images.checkpoint.path.name, settings["subset"]) == BEST
+    best = images.checkpoint.path.name == "best.ckpt" and settings["subset"] == "test"
+    own = images.own_images and best
     ending = "" if own else f"_{images.data.split.subset_fingerprints[settings['subset']]}"
     folder = request.out or images.folder(f"explain{ending}")
     trainer = trainer_from(config, folder)

@@ -43,7 +43,7 @@ def external(request: Request) -> None:
         [load_checkpoint(path, trust=own["trust"]) for path in paths],
         sources,
         Scoring(folder, trainer_from(config, folder), *reading),
-        open_data=partial(open_saved, cache_dir=config.cache_dir, workers=workers),
+        open_data=partial(open_saved, config, workers),
         draws=own["draws"],
         seed=own["bootstrap_seed"],
     )

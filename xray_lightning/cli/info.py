@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
+from rich.table import Column, Table
 
 from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import find_conf
 from xray_lightning.errors import ConfigError
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import pair_table, show
+from xray_lightning.report.terminal import show
 from xray_lightning.wording import first_sentence
 
 LISTS = ("models", "heads", "losses", "data", "experiments", "metrics", "methods")
@@ -40,11 +41,16 @@ def show_list(request: Request) -> None:
 
 
 def print_pairs(request: Request, pairs: Mapping[str, object]) -> None:
-    """Names and what each is; as JSON without the number of a schema."""
+    """Names and what each is, within 80 columns; as JSON without the number of a schema."""
     if request.as_json:
         print(json.dumps(pairs, indent=2), file=request.stream)
-    else:
-        show(pair_table(pairs))
+        return
+    table = Table.grid(padding=(0, 2))
+    table.width, table.columns = 80, [Column(min_width=13), Column()]
+    for name, told in pairs.items():
+        several = told.items() if isinstance(told, Mapping) else ()
+        table.add_row(name, ", ".join(map(" ".join, several)) or str(told))
+    show(table)
 
 
 def list_choices(what: str) -> dict[str, str]:

@@ -33,17 +33,16 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> tuple[Settings, mo
     require_prior(config.prior)
     data = data_from(config, workers=workers)
     own["labels"] = read_labels(own["labels"])
-    open_data = partial(open_saved, cache_dir=config.cache_dir, workers=workers)
-    opened = models.inspect_on(
-        loaded, data, **own, find_own=partial(models.open_own, loaded, open_data)
-    )
+    find_own = partial(models.open_own, loaded, partial(open_saved, config, workers))
+    opened = models.inspect_on(loaded, data, **own, find_own=find_own)
     show(*(f"note: {text}" for text in opened.notes))
     return config, opened
 
 
-def open_saved(checkpoint: Checkpoint, *, cache_dir: str, workers: int) -> XrayDataModule:
+def open_saved(config: Settings, workers: int, checkpoint: Checkpoint) -> XrayDataModule:
     """The data a checkpoint was trained on, as its run read it."""
-    return data_from(read_settings(checkpoint, [f"cache_dir={cache_dir}"]), workers=workers)
+    own = read_settings(checkpoint, [f"cache_dir={config.cache_dir}"])
+    return data_from(own, workers=workers)
 
 
 def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
-from glob import glob
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from omegaconf._utils import get_yaml_loader
 
 from xray_lightning import hub
 from xray_lightning.cli.request import DEFAULTS, Own, Request, describe_unknown, take_own
+from xray_lightning.data.files import match_paths
 from xray_lightning.errors import ConfigError, DataNotFoundError, require_integer
 from xray_lightning.wording import fault
 from xray_lightning.writing import entries_of
@@ -27,7 +27,6 @@ Settings = DictConfig  # what the verbs call it: Hydra and OmegaConf stay in few
 OWN_NAMES = ("callbacks", "logger")  # places where a name of the user's own is a new object
 OF_HYDRA = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 OVERLAYS = ("experiment", "sweep")  # groups that set what other groups define
-CHOSEN = ("workers", "threads")
 CACHES = ("cache_dir", "cache_local", "resident")
 LEAST: dict[str, int] = DEFAULTS["keys"]["least"]
 CHANGEABLE = (*DEFAULTS["keys"]["changeable"], *CACHES)
@@ -53,7 +52,7 @@ def require_settings(config: Settings) -> None:
         raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
     for name, low in LEAST.items():
         value = OmegaConf.select(config, name, default=low)  # an older checkpoint may lack it
-        if not (value is None and name in CHOSEN):
+        if not (value is None and name in ("workers", "threads")):
             require_integer(name.replace("trainer.max_", ""), value, low)
     devices = config.trainer.devices
     if devices in (0, "0", "") or (isinstance(devices, int) and devices < -1):
@@ -95,11 +94,7 @@ def find_checkpoint(place: str | Path) -> Path:
 
 def find_checkpoints(names: Sequence[str]) -> list[Path]:
     """The checkpoints of files, run folders and patterns of these, each once."""
-    places = [
-        place
-        for name in names  # one that is there may hold brackets
-        for place in ([name] if Path(name).exists() else sorted(glob(name)) or [name])  # noqa: PTH207 - absolute too
-    ]
+    places = [place for name in names for place in match_paths(name) or [Path(name)]]
     return list(dict.fromkeys(map(find_checkpoint, places)))
 
 

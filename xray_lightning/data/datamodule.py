@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerStatus
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from xray_lightning.data.cache import ImageCache, open_cache
@@ -33,6 +33,7 @@ from xray_lightning.wording import fault
 from xray_lightning.writing import write_json
 
 Augment = Callable[[Image, int], Image]
+STATISTICS = ("positive_weight", "class_counts", "ancestors")  # of the training set, by method
 
 
 class Sample(TypedDict):
@@ -215,6 +216,13 @@ class XrayDataModule(pl.LightningDataModule):
             raise ConfigError(fault("no_hierarchy", self.labels))
         rows = [[other in wider.get(label, ()) for other in self.labels] for label in self.labels]
         return torch.tensor(rows)
+
+    def complete_loss(self, loss: nn.Module | partial[nn.Module]) -> nn.Module:
+        """The loss; a partial one gets those of ``STATISTICS`` that it has parameters for."""
+        if isinstance(loss, nn.Module):
+            return loss
+        wanted = inspect.signature(loss).parameters.keys() & set(STATISTICS)
+        return loss(**{name: getattr(self, name)() for name in wanted})
 
     def labels_without_positives(self, subset: str) -> list[str]:
         """Labels that no image of a subset carries; their AUROC is undefined."""

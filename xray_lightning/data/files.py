@@ -87,6 +87,14 @@ def file_stamp(path: Path) -> str:
     return hashlib.sha256(b"%d %d " % (facts.st_size, facts.st_mtime_ns) + head).hexdigest()[:32]
 
 
+def match_paths(name: str | Path, *, recursive: bool = False) -> list[Path]:
+    """What is there by that name, which may hold brackets; else what it is a pattern of."""
+    if os.path.lexists(name):
+        return [Path(name)]
+    matches = glob.glob(str(name), recursive=recursive)  # noqa: PTH207 - Path's takes no absolute one
+    return list(map(Path, sorted(matches)))
+
+
 def find_images(names: Sequence[str | Path]) -> ImageFiles:
     """The images that files, folders (with all below) and patterns (``scans/**/*.dcm``) name."""
     # What is named is taken for an image whatever it holds; in folders content or ending decide: a
@@ -94,12 +102,9 @@ def find_images(names: Sequence[str | Path]) -> ImageFiles:
     images: dict[Path, None] = {}  # ordered
     skipped: dict[Path, None] = {}
     for name in names:
-        exists = os.path.lexists(name)  # also a file whose name holds a bracket
-        matches = glob.glob(str(name), recursive=True)  # noqa: PTH207 - Path's takes no absolute one
-        places = [str(name)] if exists else sorted(matches)
-        if not places:
+        if not (places := match_paths(name, recursive=True)):
             raise DataNotFoundError(f"{name}: no such file or folder, and no file matches it")
-        for place in map(Path, places):
+        for place in places:
             if not place.is_dir():  # a link to a file keeps its name
                 images[place.parent.resolve() / place.name] = None
                 continue

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from glob import glob
 from pathlib import Path
 
 import numpy as np
 
 from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.files import match_paths
 from xray_lightning.data.nih_expert import FINDINGS, NihExperts
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.data.source import choose_labels
@@ -156,9 +156,7 @@ def find_tables(pattern: str) -> list[Path]:
     # SWEEP/SETTINGS names the finished runs of one row of the sweep's leaderboard, all seeds;
     # SWEEP, or that, the pooled folds of a cross-validation.
     tables = []
-    named = map(Path, sorted(glob(pattern)))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    exact = [Path(pattern)] if Path(pattern).exists() else []  # "fold[1]" is a name, too
-    for path in exact or list(named) or _find_group(Path(pattern)):
+    for path in match_paths(pattern) or _find_group(Path(pattern)):
         table = path / TABLE if path.is_dir() else path
         tables += [table] if table.is_file() else find_pooled(path)
     if not tables:

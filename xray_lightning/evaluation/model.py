@@ -30,7 +30,6 @@ from xray_lightning.training.task import XrayTask
 from xray_lightning.wording import fault, tell
 from xray_lightning.writing import read_json, write_json
 
-CHOICES = ("exclude", "report")
 FindOwn = Callable[[], XrayDataModule | None]  # a checkpoint's own data; None: not at hand
 OpenData = Callable[[Checkpoint], XrayDataModule]
 
@@ -122,7 +121,7 @@ def choose_test_images(
     # "exclude" leaves their images out, "report" puts them into "test_seen". Where ids cannot be
     # compared, a choice compares pixels with the checkpoint's own data; without one all are scored.
     if choice is not None:
-        require_choice("overlap", choice, CHOICES)
+        require_choice("overlap", choice, ("exclude", "report"))
     fingerprint, whole = data.split.subset_fingerprints["test"], {"test": data.split}
     trained = description.split.get("subsets", {}).get("test", "unknown")
     if fingerprint == trained and not choice:

@@ -1,6 +1,6 @@
 """An evaluation in the terminal: tables of at most 80 columns, and what to know about them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -43,17 +43,6 @@ def evaluation_lines(
     exact = any(row[name].exact for row in shown for name in names)
     exact |= any(own[ALL_IMAGES].exact for own in evaluation.conformal.values())
     return [*lines, *say("notes", metrics, FEW_PATIENTS, exact, points)]
-
-
-def tested_lines(evaluations: Mapping[str, Evaluation]) -> list[Table | str]:
-    """The same of a checkpoint on several sets of test images, by name."""
-    lines: list[Table | str] = []
-    for subset, evaluation in evaluations.items():
-        origin, split = evaluation.origin, evaluation.origin.split
-        name = f", split {split.name} [{split.fingerprint}]" if split else ""
-        title = f"{origin.checkpoint} on {origin.data}{name}, {subset}"
-        lines += evaluation_lines(evaluation, title)
-    return lines
 
 
 def scored_lines(evaluation: Evaluation, title: str, notes: Sequence[str]) -> list[Table | str]:

@@ -1,6 +1,6 @@
 """Tables and lines for the terminal, of 80 columns; of a sweep the files as well."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from textwrap import fill
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from xray_lightning.processes import first_process
@@ -59,16 +59,6 @@ def tabulate(subject: str, *about: Any) -> Table:
         else:
             own = "bold" if row.startswith("** ") else style
             table.add_row(*_divide(row.removeprefix("** ")), style=own)
-    return table
-
-
-def pair_table(pairs: Mapping[str, Any]) -> Table:
-    """Names and what each is, also several things of one, in 80 columns."""
-    table = Table.grid(padding=(0, 2))
-    table.width, table.columns = 80, [Column(min_width=13), Column()]
-    for name, told in pairs.items():
-        several = told.items() if isinstance(told, Mapping) else ()
-        table.add_row(name, ", ".join(map(" ".join, several)) or str(told))
     return table
 
 
@@ -128,6 +118,21 @@ def sweep_lines(comparison: "SweepComparison", *, all_tests: bool = False) -> li
     return [*tables, *say("sweep", boards, all_tests)]
 
 
+def fold_lines(validations: "Sequence[CrossValidation]") -> list[Table | str]:
+    """A table for each complete cross-validation, and a word on the others."""
+    from xray_lightning.evaluation.sweep import average_seeds
+
+    lines: list[Table | str] = []
+    for validation in validations:
+        if not validation.metrics:
+            lines += say("missing_folds", validation)
+            continue
+        rows = [(*row, average_seeds(folds)) for *row, folds in validation.rows]
+        lines.append(tabulate("folds", validation, rows))
+    complete = any(validation.metrics for validation in validations)
+    return [*lines, *say("folds")] if complete else lines
+
+
 def write_sweep(comparison: "SweepComparison", folder: Path) -> None:
     """comparison.csv, ranking.csv, ranking.json and comparison.png, each replaced in one step."""
     comparison.write(folder)
@@ -151,24 +156,6 @@ def finish_sweep(
 
             name = Path(validation.predictions.replace("predictions", "pooled"))
             folds_figure(validation, folder / name.with_suffix(".png"))
-    lines: list[Table | str] = [
-        *sweep_lines(comparison, all_tests=all_tests),
-        *fold_lines(validations),
-    ]
-    lines += say("not_finished", comparison.not_finished)
-    return [*lines, f"sweep directory: {folder}"], validations
-
-
-def fold_lines(validations: "Sequence[CrossValidation]") -> list[Table | str]:
-    """A table for each complete cross-validation, and a word on the others."""
-    from xray_lightning.evaluation.sweep import average_seeds
-
-    lines: list[Table | str] = []
-    for validation in validations:
-        if not validation.metrics:
-            lines += say("missing_folds", validation)
-            continue
-        rows = [(*row, average_seeds(folds)) for *row, folds in validation.rows]
-        lines.append(tabulate("folds", validation, rows))
-    complete = any(validation.metrics for validation in validations)
-    return [*lines, *say("folds")] if complete else lines
+    lines = sweep_lines(comparison, all_tests=all_tests) + fold_lines(validations)
+    lines += [*say("not_finished", comparison.not_finished), f"sweep directory: {folder}"]
+    return lines, validations

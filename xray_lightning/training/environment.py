@@ -54,14 +54,9 @@ def count_processes(devices: int | str | Sequence[int], on_gpu: bool) -> int:
 
 
 def prepare_training(
-    cores: int,  # of this process
-    *,
-    seed: int,
-    workers: int | None = None,  # of the loader; None: as :func:`default_workers`
-    threads: int | None = None,  # None: the other cores
-    on_gpu: bool = False,
+    cores: int, seed: int, workers: int | None = None, threads: int | None = None, *, on_gpu: bool
 ) -> dict[str, int]:
-    """Seed this process and give its threads their cores; how many workers and threads it has."""
+    """Seed this process; share its cores among ``workers`` of the loader and ``threads``."""
     workers = default_workers(cores, on_gpu) if workers is None else workers
     threads = max(1, cores - workers) if threads is None else threads
     torch.set_num_threads(threads)

@@ -7,30 +7,12 @@ p = sigmoid(logit) are taken from the logit, in float32 at least, so that value 
 finite for any logit.
 """
 
-import inspect
-from functools import partial
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError, require_integer, require_number
 from xray_lightning.wording import fault
-
-if TYPE_CHECKING:
-    from xray_lightning.data.datamodule import XrayDataModule
-
-# what a partial loss can ask for by a parameter's name, counted on the training set
-STATISTICS = ("positive_weight", "class_counts", "ancestors")  # (L,), (2, L), (L, L)
-
-
-def complete_loss(loss: nn.Module | partial[nn.Module], data: "XrayDataModule") -> nn.Module:
-    """The loss; a partial one gets the statistics that it has parameters for."""
-    if isinstance(loss, nn.Module):
-        return loss
-    wanted = inspect.signature(loss).parameters.keys() & set(STATISTICS)
-    return loss(**{name: getattr(data, name)() for name in wanted})
 
 
 class WeightedBCE(nn.Module):

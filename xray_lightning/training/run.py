@@ -41,7 +41,6 @@ from xray_lightning.wording import fault, tell
 LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 MONITOR = "val/auroc"  # what chooses the best checkpoint unless another metric is named
-LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
 LOST = re.compile("gloo|nccl|by peer", re.IGNORECASE)  # what torch says where a process is gone
 
 
@@ -344,7 +343,7 @@ def reopen_run(run: Path) -> Checkpoint | None:
         load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
         return load_checkpoint(last)
     if first_process():  # the others find what this one writes
-        for name in LEFTOVERS:
+        for name in ("environment.json", "metrics.csv", "failure.json"):
             (run / name).unlink(missing_ok=True)
         shutil.rmtree(run / "tensorboard", ignore_errors=True)
     return None
