@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
     "lines of the package": 27_980,
-    "lines of cli/": 2_460,
+    "lines of cli/": 2_170,
     "lines of tests": 29_319,
     "longest file": 450,
     "longest function": 40,
