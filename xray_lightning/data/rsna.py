@@ -94,7 +94,7 @@ class Rsna(Source, published="rsna"):
             path=files,
             boxes=drawn,
             box_frame=[BOX_FRAME] * len(chosen),
-            **describe_films(files, notes, read=headers),
+            **(describe_films(files, notes) if headers else {}),
         )
         self.fill(records, notes, stray=paths.keys() - boxes.keys())
 

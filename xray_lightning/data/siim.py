@@ -64,7 +64,7 @@ class Siim(Source, published="siim"):
             targets=np.array([[float(bool(own))] for own in boxes]),
             boxes=boxes,
             box_frame=[(SIDE, SIDE)] * len(images),
-            **describe_films(files, notes, read=headers),
+            **(describe_films(files, notes) if headers else {}),
         )
         numbers = list(map(len, boxes))
         counts = {"rows": len(table), "images": len(images), "positive": sum(map(bool, numbers))}

@@ -89,13 +89,10 @@ def read_allowed(path: Path) -> dict[str, str]:
     return told | {"transfer_syntax": str(syntax.name) if known else ""}
 
 
-def describe_films(
-    paths: Sequence[Path | None], notes: list[str], *, read: bool = True
-) -> dict[str, list[float | str]]:
+def describe_films(paths: Sequence[Path | None], notes: list[str]) -> dict[str, list[float | str]]:
     """Columns age, sex and view of N radiographs by their headers; NaN and "" where unknown."""
-    # a note counts the headers and what they lack; none is opened unless it is to be ``read``
-    films = [_describe_film(path) if read and path else None for path in paths]
-    if opened := [film for film in films if film]:
+    films = [_describe_film(path) if path else None for path in paths]
+    if opened := [film for film in films if film]:  # a note counts them, and what they lack
         lost = (sum(str(film[k]) in ("", "nan") for film in opened) for k in range(len(TOLD)))
         lacks = [f"no {name} in {n:,}" for name, n in zip(TOLD, lost, strict=True) if n]
         notes.append(", ".join([f"age, sex and view by {len(opened):,} DICOM headers", *lacks]))

@@ -144,8 +144,7 @@ class Header:
             return self
         merged = Dataset()
         for header in (self, *macros):
-            for tag in header._dataset.keys():  # noqa: SIM118 - iterating converts every value
-                merged[tag] = header._dataset.get_item(tag, keep_deferred=True)
+            merged.update(header._dataset)  # which converts no value
         return Header(merged, self.order, self.syntax)
 
     def has_overlays(self) -> bool:
