@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
-    "lines of the package": 27_980,
+    "lines of the package": 27_973,
     "lines of cli/": 2_170,
     "lines of tests": 29_319,
     "longest file": 450,
