@@ -102,7 +102,9 @@ from xray_lightning.evaluation.evaluate import fit_operating_points as fit_opera
 from xray_lightning.evaluation.evaluate import select_by as select_by
 from xray_lightning.evaluation.external import ExternalValidation as ExternalValidation
 from xray_lightning.evaluation.external import validate_externally as validate_externally
+from xray_lightning.evaluation.model import Inspection as Inspection
 from xray_lightning.evaluation.model import Scoring as Scoring
+from xray_lightning.evaluation.model import inspect_on as inspect_on
 from xray_lightning.evaluation.predict import predict_subset as predict_subset
 from xray_lightning.evaluation.predict import summarise as summarise
 from xray_lightning.evaluation.predictions import Origin as Origin
@@ -146,6 +148,7 @@ from xray_lightning.records import Box as Box
 from xray_lightning.records import Record as Record
 from xray_lightning.report.finish import FinishedRun as FinishedRun
 from xray_lightning.report.finish import TrackioLogger as TrackioLogger
+from xray_lightning.report.finish import evaluate_checkpoint as evaluate_checkpoint
 from xray_lightning.report.finish import finish_run as finish_run
 from xray_lightning.report.gallery import make_heat_maps as make_heat_maps
 from xray_lightning.report.pacs import DicomResults as DicomResults

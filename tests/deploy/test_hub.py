@@ -143,7 +143,7 @@ def test_every_door_opens_what_was_pushed(hub, run, place, write_dicom, monkeypa
     assert {*files} == {"model.safetensors", "config.json", "README.md"}
     film = np.arange(1024, dtype=np.uint8).reshape(32, 32)
     wanted = load_classifier(run / "checkpoints" / "best.ckpt", device="cpu")(film)
-    for name in (NET, Path(NET), f"{NET}@main", place, Path(place)):
+    for name in (NET, Path(NET), f"{NET}@main", place, Path(place), run):
         found = load_classifier(name, device="cpu")(film)
         np.testing.assert_array_equal(found.scores, wanted.scores)
         np.testing.assert_array_equal(found.probabilities, wanted.probabilities)

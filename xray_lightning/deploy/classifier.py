@@ -262,7 +262,7 @@ def load_classifier(
     trust: bool = False,  # whether it may name classes that are not of this package
     **fit: Any,  # rule, value, calibration of ``fit_operating_points``, for a CSV
 ) -> Classifier:
-    """A classifier from a checkpoint alone: RUN/checkpoints/best.ckpt, or hf://OWNER/NAME.
+    """A classifier from a checkpoint alone: a file, a run's folder, or hf://OWNER/NAME.
 
     Raises:
         CheckpointError: not a checkpoint of this package, or one that needs another version.

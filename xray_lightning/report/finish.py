@@ -195,7 +195,7 @@ def finished_lines(finished: FinishedRun) -> list[Table | str]:
 
 def evaluate_checkpoint(
     opened: Inspection,  # with the images to score
-    folder: Path,  # for "test"; the others get one in it
+    folder: str | Path,  # for "test"; the others get one in it
     trainer: pl.Trainer,
     *,
     tta: str = "none",
@@ -208,7 +208,7 @@ def evaluate_checkpoint(
     Each folder gets metrics.json, evaluation.json, predictions_test.csv and its ROC curves; of
     readers' labels (:class:`NihExperts`) also truths.json.
     """
-    checkpoint, data = opened.checkpoint, opened.data
+    checkpoint, data, folder = opened.checkpoint, opened.data, Path(folder)
     description = checkpoint.description
     points = OperatingPoints.from_json(plain) if (plain := description.operating_points) else None
     resolve_prior(prior, data.labels, points)  # refuses it before long work
