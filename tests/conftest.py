@@ -72,6 +72,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("folder")
 
 
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 PNG files, never changed, beside their table.csv; a Mass is a bright square."""
+    import cv2
+
+    root = tmp_path_factory.mktemp("data").resolve() / "scans"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    lines = ["image,patient,Mass,Nodule"]
+    for number in range(40):
+        pixels = rng.integers(0, 120, (36 + number % 5, 40), dtype=np.uint8)
+        pixels[8:20, 8:20] += 100 * (number % 2)
+        cv2.imwrite(str(root / f"{number:02d}.png"), pixels)
+        lines.append(f"{number:02d}.png,{number},{number % 2},{number // 2 % 2}")
+    (root.parent / "table.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Of seed 0."""

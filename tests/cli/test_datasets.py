@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.errors import InstantiationException
 from litdata import StreamingDataset
 from running import xray
 from toy import write_lists
 
-from xray_lightning import DataNotFoundError, DataSummary, Phantom, XrayDataModule
-from xray_lightning.cli.app import run_verb
+from xray_lightning import DataSummary, Phantom, XrayDataModule
 from xray_lightning.writing import read_json
 
 data, cache = partial(xray, "data"), partial(xray, "cache")
@@ -90,12 +88,6 @@ def test_shards_of_litdata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "litdata.streaming", None)
     text = cache(*settings, f"litdata={tmp_path / 'more'}", code=2)
     assert 'pip install "xray_lightning[litdata]"' in text
-
-
-def test_wrong_folder(tmp_path: Path) -> None:
-    with pytest.raises(InstantiationException) as caught:
-        run_verb("data", ["data=nih", f"data.root={tmp_path / 'none'}"])
-    assert isinstance(caught.value.__cause__, DataNotFoundError)
 
 
 def test_unknown_patients_and_names_of_no_image(tmp_path) -> None:

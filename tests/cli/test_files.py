@@ -13,25 +13,9 @@ import pandas as pd
 import pytest
 from running import TOY, XRAY, read_rows, start, xray
 
-from xray_lightning import Classifier, PredictedFiles, load_classifier, read_predictions
+from xray_lightning import PredictedFiles, load_classifier, read_predictions
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.fit import fit
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 PNG files with a table; a Mass is a bright square."""
-    root = tmp_path_factory.mktemp("data").resolve() / "scans"
-    root.mkdir()
-    rng = np.random.default_rng(0)
-    lines = ["image,patient,Mass,Nodule"]
-    for number in range(40):
-        pixels = rng.integers(0, 120, (36 + number % 5, 40), dtype=np.uint8)
-        pixels[8:20, 8:20] += 100 * (number % 2)
-        cv2.imwrite(str(root / f"{number:02d}.png"), pixels)
-        lines.append(f"{number:02d}.png,{number},{number % 2},{number // 2 % 2}")
-    (root.parent / "table.csv").write_text("\n".join(lines) + "\n")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +153,6 @@ def test_nothing_is_done_after_a_wrong_word(run, checkpoint, images, tmp_path, m
     (tmp_path / "file").touch()
     said = predict(checkpoint, image, "--out", tmp_path / "file/x", code=2)
     assert "cannot write to the folder" in said
-
-
-def test_interrupted(checkpoint, images, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(Classifier, "score_and_check", Mock(side_effect=KeyboardInterrupt))
-    predict(checkpoint, images, "--out", tmp_path, code=130)
 
 
 def test_models_side_by_side_have_names_of_their_own(checkpoint, tmp_path, monkeypatch) -> None:

@@ -161,12 +161,6 @@ def test_another_run_is_refused(tmp_path, trained, override, message) -> None:
     assert not (tmp_path / "failure.json").exists(), "the other run is not marked"
 
 
-def test_a_broken_file_is_refused(tmp_path) -> None:
-    (tmp_path / "config.yaml").write_text("- 1\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml is not a mapping"):
-        require_same_settings(settings(tmp_path), tmp_path)
-
-
 @pytest.mark.parametrize(
     ("error", "message", "traceback"),
     [

@@ -255,8 +255,6 @@ def test_bad_maps(tmp_path, text: str, match: str) -> None:
 
 def test_the_real_map(shared_data) -> None:
     names = read_nih_map(shared_data / "rsna-metadata" / "rsna_to_nih.csv.gz")
-    assert len(names) == 26_684
-    assert len({nih_patient(name) for name in names.values()}) == 11_439
     own = read_nih_map(shared_data / "rsna-sample" / "nih_image_index.csv")
     assert len(own) == 338
     assert own.items() <= names.items()

@@ -17,7 +17,7 @@ import torch
 from scipy.stats import chisquare
 
 import xray_lightning as xl
-from xray_lightning.data.samplers import EpochSampler, Plan, Shard, occurrences
+from xray_lightning.data.samplers import EpochSampler, Plan
 from xray_lightning.data.transforms import equalise
 from xray_lightning.records import prevalence
 
@@ -102,12 +102,6 @@ def test_prevalence() -> None:
     assert np.isnan(prevalence(np.full((3, 1), NAN, np.float32))).all()
 
 
-def test_occurrences() -> None:
-    order = rng().integers(20, size=300).tolist()
-    expected = [order[:place].count(index) for place, index in enumerate(order)]
-    assert occurrences(np.array(order)).tolist() == expected
-
-
 def test_uniform_order_and_seeds() -> None:
     """The order of the first release, to the bit: its runs can be repeated."""
     order = sampler(21, batch_size=7, seed=5)
@@ -186,15 +180,6 @@ def test_processes_share_the_order_of_one(length: int, world: int, plan: Plan) -
         dealt = [key for turn in zip(*shards, strict=True) for key in turn]
         assert dealt == list(alone)[: len(dealt)]
         assert len(set(dealt)) == len(dealt) >= len(alone) - 2 * world
-
-
-@pytest.mark.parametrize(("length", "world"), [(1, 1), (7, 1), (7, 2), (8, 2), (9, 4), (4, 4)])
-def test_shards_hold_every_image_once(length: int, world: int) -> None:
-    shards = [list(Shard(length, rank=rank, world=world)) for rank in range(world)]
-    for rank, shard in enumerate(shards):
-        assert shard == list(range(length))[rank::world]
-        assert len(Shard(length, rank=rank, world=world)) == len(shard)
-    assert sorted(index for shard in shards for index in shard) == list(range(length))
 
 
 PHANTOM = xl.Phantom(patients=2, size=96)

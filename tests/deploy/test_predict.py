@@ -32,17 +32,6 @@ KINDS = ("score", "probability", "call")
 HEADER = ["file", "study", "gate", *(f"{kind}_{label}" for label in LABELS for kind in KINDS)]
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 PNG files."""
-    root = tmp_path_factory.mktemp("data").resolve()
-    rng = np.random.default_rng(0)
-    for number in range(40):
-        pixels = rng.integers(0, 250, (36 + number % 5, 40), dtype=np.uint8)
-        cv2.imwrite(str(root / f"{number:02d}.png"), pixels)
-    return root
-
-
 @pytest.fixture
 def scans(images: Path, tmp_path: Path) -> Path:
     """A folder of our own with the files a.png, b.png and c.png."""

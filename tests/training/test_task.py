@@ -118,18 +118,6 @@ def test_training_loss_is_the_mean_over_the_images(data, trainer) -> None:
     assert float(runner.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-5)
 
 
-@torch.no_grad()
-def test_steps(data: xl.XrayDataModule) -> None:
-    task = new_task(data).eval()
-    batch = next(iter(data.val_dataloader()))
-    logits = task(batch["image"])
-    assert torch.equal(logits, task.net(batch["image"]))
-    assert torch.equal(task.predict_step(batch, 0), torch.sigmoid(logits))
-    mirrored = torch.sigmoid(task(torch.from_numpy(batch["image"].numpy()[..., ::-1].copy())))
-    task.tta = "flip"
-    assert torch.equal(task.predict_step(batch, 0), (torch.sigmoid(logits) + mirrored) / 2)
-
-
 def test_validation_while_training_is_without_mirror_images(data, trainer) -> None:
     task = new_task(data)
     plain = trainer().validate(task, data, verbose=False)[0]

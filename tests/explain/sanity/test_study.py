@@ -315,29 +315,6 @@ def test_a_map_with_nan_has_no_area(plane: nn.Module, study: Study) -> None:
     assert np.isfinite(found.area.value)
 
 
-def test_ranks_begin_with_the_greatest(rng: np.random.Generator) -> None:
-    maps = rng.permutation(np.arange(32.0)).reshape(2, 4, 4)
-    ranks = sanity.rank_pixels(maps, np.zeros_like(maps))
-    for values, places in zip(maps.reshape(2, -1), ranks, strict=True):
-        assert values[np.argsort(places)].tolist() == sorted(values, reverse=True)
-
-
-def test_ties_follow_the_noise(rng: np.random.Generator) -> None:
-    """A map that is 0 but for one pixel does not read the image like a page."""
-    maps, ties = np.zeros((2, 3, 3)), rng.random((2, 3, 3))
-    maps[:, 1, 1] = 1
-    for found, noise in zip(sanity.rank_pixels(maps, ties), ties.reshape(2, -1), strict=True):
-        wanted = [4, *(place for place in np.argsort(-noise) if place != 4)]
-        assert np.argsort(found).tolist() == wanted
-
-
-@pytest.mark.parametrize("share", [0, 0.25, 1])
-def test_mix(images: Tensor, share: float) -> None:
-    found = sanity.mix(images, torch.full_like(images, -1), np.tile(np.arange(256), (24, 1)), share)
-    assert (found < 0).flatten(1).sum(dim=1).tolist() == [256 * share] * 24
-    assert not (found[:, 0] < 0).flatten(1)[:, round(256 * share) :].any()
-
-
 def test_too_few_steps(plane: nn.Module, study: Study) -> None:
     with pytest.raises(ConfigError, match=r"steps .* 2, got 1"):
         sanity.perturb(plane, study, np.zeros((24, 16, 16)), 1, 1)
