@@ -33,8 +33,8 @@ class Request:
     settings: tuple[str, ...] = ()  # as they were typed
     out: Path | None = None  # also hydra.run.dir=, as in training
     as_json: bool = False
-    own: Own = field(default_factory=dict)  # of the settings those of the verb, by ``read``
-    rest: tuple[str, ...] = ()  # and those of conf/
+    own: Own = field(default_factory=dict, repr=False)  # the verb's own settings, by ``read``
+    rest: tuple[str, ...] = field(default=(), repr=False)  # and those of conf/
     stream: TextIO = field(default_factory=lambda: sys.stdout, compare=False, repr=False)
 
     @property
