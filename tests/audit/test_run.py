@@ -20,6 +20,7 @@ from xray_lightning.records import prevalence, target_matrix
 
 PHANTOM = xl.Phantom(patients=60)
 SPLIT = xl.patient_split(PHANTOM.records, None)
+Subsets = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -84,26 +85,22 @@ def test_there_and_back() -> None:
     assert f"these predictions changes by {change:+.3f}: " in audit.gist[-1]
 
 
-@pytest.mark.parametrize(
-    ("seen", "said"),
-    [
-        ({"train": 9, "val": 1, "test": 7}, "trained or chosen on the patients of 7 of the "),
-        (None, "Whether the checkpoint has seen these patients is not known"),
-    ],
-)
-def test_the_gist_names_a_checkpoints_patients(seen: dict | None, said: str) -> None:
+def test_the_gist_names_a_checkpoints_patients() -> None:
     audit = xl.audit_split(PHANTOM, SPLIT, draws=2)
     assert not any("checkpoint" in sentence for sentence in audit.gist)
-    checkpoint = CheckpointOverlap("best.ckpt", seen is not None, None, False, False, seen)
-    gist = write_gist(replace(audit, leakage=replace(audit.leakage, checkpoint=checkpoint)))
-    assert any(said in sentence for sentence in gist)
+    for seen, said in (
+        ({"train": 9, "val": 1, "test": 7}, "trained or chosen on the patients of 7 of the "),
+        (None, "Whether the checkpoint has seen these patients is not known"),
+    ):
+        checkpoint = CheckpointOverlap("best.ckpt", seen is not None, None, False, False, seen)
+        gist = write_gist(replace(audit, leakage=replace(audit.leakage, checkpoint=checkpoint)))
+        assert any(said in sentence for sentence in gist)
 
 
 def test_the_publishers_lists_are_matched() -> None:
     halves = [frozenset(r.image_id for r in PHANTOM.records[i::2]) for i in range(2)]
-    official = {"train_val": halves[0], "test": halves[1]}
     source = xl.Phantom(patients=60)
-    source.official = official
+    source.official = dict(zip(("train_val", "test"), halves, strict=True))
     change = decompose_change(source, SPLIT, predict("val"), predict("test"), draws=2, seed=0)
     rows = {row.name: row for row in change.matched}
     wanted = sum(image in halves[1] for image in predict("test").image_ids)
@@ -115,17 +112,14 @@ def one_image(*labels: str) -> xl.Predictions:
     return xl.Predictions(labels, ("x.png",), ("p",), zeros, zeros)
 
 
-@pytest.mark.parametrize(
-    ("val", "test", "named"),
-    [
+def test_predictions_that_are_not_of_the_split() -> None:
+    for val, test, named in (
         ("test", predict("test"), "predictions of val"),  # the page would mix two splits
         ("val", one_image(*PHANTOM.labels), r"x\.png"),
         ("val", one_image("Mass"), "other labels"),
-    ],
-)
-def test_predictions_that_are_not_of_the_split(val: str, test: xl.Predictions, named: str) -> None:
-    with pytest.raises(xl.TableError, match=named):
-        decompose_change(PHANTOM, SPLIT, predict(val), test, draws=2, seed=0)
+    ):
+        with pytest.raises(xl.TableError, match=named):
+            decompose_change(PHANTOM, SPLIT, predict(val), test, draws=2, seed=0)
 
 
 def test_differences_are_told_beyond_chance_only() -> None:
@@ -148,9 +142,6 @@ def test_differences_are_told_beyond_chance_only() -> None:
     assert "cannot tell b from a" in said(0.2, 0.51, 0.5, 0.52)[1]
 
 
-Subsets = dict[str, np.ndarray]
-
-
 @pytest.mark.parametrize("place", ["train", "test"])
 def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
     table, _ = tabled(records)
@@ -169,10 +160,8 @@ def test_previous_label(records: list[xl.Record], subsets: Subsets, tabled) -> N
     prior = prevalence(table.targets[subsets["train"]])
     scores = shifts.score_by_previous(table, subsets["test"], prior)
     by_key = {(r.patient_id, r.follow_up): r.targets for r in records}
-    wanted = [
-        by_key.get((records[row].patient_id, records[row].follow_up - 1), (np.nan,) * 3)
-        for row in subsets["test"]
-    ]
+    keys = ((records[row].patient_id, records[row].follow_up - 1) for row in subsets["test"])
+    wanted = [by_key.get(key, (np.nan,) * 3) for key in keys]
     np.testing.assert_array_equal(scores, np.where(np.isnan(wanted), prior, wanted))
 
 
@@ -201,9 +190,8 @@ def test_no_shared_patient_gains_nothing(records, subsets, tabled) -> None:
 
 
 def test_metadata_learns_from_train_only(records, subsets, tabled) -> None:
-    table, _ = tabled(
-        [replace(r, targets=(float(r.view == "AP"), *r.targets[1:])) for r in records]
-    )
+    told = [replace(r, targets=(float(r.view == "AP"), *r.targets[1:])) for r in records]
+    table, _ = tabled(told)
     scores = score_by_metadata(table, subsets["train"], subsets["test"], seed=0)
     assert roc_auc_score(table.targets[subsets["test"], 0], scores[:, 0]) == 1.0
     turned = table.targets.copy()
@@ -273,12 +261,9 @@ def subset(share: float, seed: int, size: int = 6000, shift: float = 0.0) -> Sco
     targets = (rng.random((size, 2)) < 0.3).astype(float)
     strength = np.where(view == "AP", 0.5, 2.0)[:, None] - shift
     scores = 1 / (1 + np.exp(-(strength * targets + rng.normal(size=(size, 2)))))
-    unknown, words = np.full(size, np.nan), np.full(size, "")
-    patients = np.arange(size) // 2
-    table = LabelTable(
-        ("Mass", "Nodule"), targets, patients, unknown, words, view, unknown, np.full(size, 2.0)
-    )
-    return ScoredSubset(table, scores)
+    unknown, words, two = np.full(size, np.nan), np.full(size, ""), np.full(size, 2.0)
+    told = targets, np.arange(size) // 2, unknown, words, view, unknown, two
+    return ScoredSubset(LabelTable(("Mass", "Nodule"), *told), scores)
 
 
 def change(val: ScoredSubset, test: ScoredSubset):

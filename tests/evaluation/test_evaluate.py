@@ -171,7 +171,7 @@ def test_the_terminal(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
     assert re.search(rf"mean .*{errors[0]:.3f} {few} .*{errors[1]:.3f} {few}", text)
     show(*evaluation_lines(evaluation, "phantom", subgroups=False))
     short = capsys.readouterr().out
-    assert "have enough positives; mean AUROC differs" in short
+    assert "have enough positives; mean AUROC is shown to differ" in short
     assert "images of the patient" in text
     assert "images of the patient" not in short.replace("images of the patient:", "")
 

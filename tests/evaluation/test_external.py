@@ -103,9 +103,7 @@ def test_another_hospital_of_the_same_names_is_not_its_own(checkpoint, scoring, 
     assert (cell.title, cell.recognised) == ("twin", "pixels")
 
 
-def test_figures_are_those_of_evaluation(
-    result: xl.ExternalValidation, scoring: xl.Scoring
-) -> None:
+def test_figures_are_those_of_evaluation(result: xl.ExternalValidation) -> None:
     cell = result.cells[0]
     scored = xl.read_predictions(Path(cell.scores))
     names = [name for name, row in cell.labels.items() if not row.note]
@@ -179,7 +177,11 @@ def test_without_its_own_data(checkpoint, scoring: xl.Scoring) -> None:
     assert "could not be known" in cell.overlap
     assert cell.mean.auroc.low < cell.mean.auroc.value
     assert np.isnan(cell.mean.difference.value)
-    assert "no difference" in cell.verdict
+    why = "; whether it differs from the internal test is not known: "
+    assert cell.verdict.endswith(why + "no internal test set")
+    alone = replace(cell.mean, difference=xl.Estimate(-0.487))  # one side is separated perfectly
+    assert replace(cell, mean=alone).verdict.endswith(why + "-0.487, no interval")
+    assert replace(cell, labels={}).verdict.endswith("or without a label there")
     assert [n[:16] for n in row.notes] == ["its own data is ", "no internal test"]
     known = [row for row in cell.labels.values() if not np.isnan(row.auroc.value)]
     assert {row.note for row in known} == {"internal: no internal test set"}

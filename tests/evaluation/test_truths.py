@@ -1,6 +1,7 @@
 """The same scores against several truths, beside a plain bootstrap and scikit-learn."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,7 @@ from xray_lightning import ConfigError, ExpertTruth, NihExperts, Predictions, sc
 from xray_lightning.cli.app import run_verb
 from xray_lightning.metrics.compare import compare_truths
 from xray_lightning.records import CHEST_XRAY14
+from xray_lightning.wording import tell
 
 score = partial(run_verb, "score")
 PATIENTS, IMAGES = 150, 2  # images of each
@@ -66,6 +68,9 @@ def test_beside_a_plain_bootstrap() -> None:
     assert (row.interval[1] - row.interval[0]) / 2 == pytest.approx(1.96 * np.std(draws), rel=0.15)
     assert row.distinguishable
     assert row.difference < 0
+    tell_of = partial(tell, "xray_lightning.evaluation", "truths", "Mass", "readers")
+    for p, said in (0.04, "by so much the score is agreement with it"), (0.1, "no difference"):
+        assert said in tell_of(replace(row, corrected=p))[0], "not the uncorrected interval"
 
 
 def test_equal_truths_differ_by_nothing() -> None:

@@ -67,6 +67,7 @@ def test_every_section_in_order(text: str, parsed) -> None:
     assert f"figure-curves-{PHANTOM.labels.index('Hernia')}" not in page.ids  # undefined
     assert 'name="viewport" content="width=device-width' in text, "it fits a phone"
     assert len(text.encode()) < 5_000_000
+    assert "differ from all other images (5 tests), which does not show that none does." in text
 
 
 def test_the_table_says_what_the_files_say(run, facts, text, parsed) -> None:
@@ -395,7 +396,7 @@ def test_a_gap_without_a_p_value_is_not_none(changed: dict, corrected: float) ->
     for text, mark in ((short, ": "), (whom, " ")):
         listed = ", ".join(f"sex{mark}{name}" for name in names)
         assert f"ot tested, draws of patients give no p value: {listed}" in text
-        assert ("none" in text) == (corrected == 0.2)
+        assert ("none" in text) == ("which does not show that" in text) == (corrected == 0.2)
     assert ("2 of 3 have enough positives" in short, "Of 1 groups" in whom) == (corrected >= 0,) * 2
 
 

@@ -170,7 +170,7 @@ class Transfer(Result):
     @property
     def verdict(self) -> str:
         """One sentence about the mean."""
-        return tell(__package__, "transfer", self.mean)[0]
+        return tell(__package__, "transfer", self.mean, self.labels)[0]
 
 
 @dataclass(frozen=True)
