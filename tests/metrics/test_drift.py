@@ -34,13 +34,16 @@ def test_new_prevalence_inverts_the_confusion_matrix_or_is_unknown() -> None:
     scores, new = (expit(rng.normal(2.0 * side - 1)) for side in (targets, truth))
     chance, sides = rng.random(900), [PatientBootstrap(range(n), 200) for n in (900, 500)]
     known = np.where(chance < 0.9, targets, np.nan)
-    estimate = drift.estimate_new_prevalence((scores, known), new, 0.5, sides)
+    estimate, change = drift.estimate_new_prevalence((scores, known), new, 0.5, sides)
     rates = [(scores[known == kind] >= 0.5).mean() for kind in (0, 1)]  # false alarms, sensitivity
     weights = np.linalg.solve([[1, 1], rates], [1, (new >= 0.5).mean()])
     assert estimate.low < truth.mean() < estimate.high
     assert estimate.value == pytest.approx(weights[1])
+    assert change.value == pytest.approx(weights[1] - np.nanmean(known))
+    assert 0 < change.low < estimate.low - np.nanmean(known), "validation's share is drawn, too"
     for own, calls, limit in (chance, new, 0.5), (scores, new, np.nan), (scores, 0 * new, 0.5):
-        assert np.isnan(drift.estimate_new_prevalence((own, known), calls, limit, sides).value)
+        pair = drift.estimate_new_prevalence((own, known), calls, limit, sides)
+        assert np.isnan([side.value for side in pair]).all()
 
 
 def compare(sizes, seed, known=True, *, most=20, shift=0.0, feature=0.0) -> np.ndarray:

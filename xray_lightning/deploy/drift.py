@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -48,6 +48,7 @@ class Drift(Result):
     shared: int  # new films that have the name of one of validation
     draws: int
     seed: int
+    prevalence_change: dict[str, Estimate] = field(default_factory=dict)  # new less validation's
     missing: str = ""  # why no pixels were compared, "" if they were
     command: str = ""
 
@@ -78,19 +79,19 @@ def measure_drift(
     unknown, told = after.patient_ids.count(""), before.patients is not None or patients == "file"
     after = replace(after, patient_ids=after.image_ids) if unknown else after
     sides, counts = compare_films(classifier, (before, after), source, seed)
-    tested, shares = not unknown and told and min(counts) >= LEAST, {}
+    tested, shares, changes = not unknown and told and min(counts) >= LEAST, {}, {}
     tests = drift.compare_sides(sides, before.labels, draws=draws if tested else 0, seed=seed)
     pairs = (before, seed), (after, seed + 1)
     drawn = [PatientBootstrap(side.patient_ids, draws, start) for side, start in pairs]
     arrays = before.scores.T, before.targets.T, after.scores.T, classifier.interpretation.thresholds
     for label, *own, scores, threshold in zip(before.labels, *arrays, strict=True):
-        share = drift.estimate_new_prevalence(own, scores, threshold, drawn)
-        shares[label] = share if tested else Estimate(share.value)
+        pair = drift.estimate_new_prevalence(own, scores, threshold, drawn)
+        shares[label], changes[label] = pair if tested else (Estimate(s.value) for s in pair)
     sizes = (len(before.image_ids), len(after.image_ids)), counts, unknown, told, tested
     known = dict(zip(before.labels, prevalence(before.targets).tolist(), strict=True))
     names = ({Path(name).stem for name in side.image_ids} for side in (before, after))
     shared = len(set.intersection(*names))
-    return Drift(*sizes, tests, known, shares, failures, shared, draws, seed)
+    return Drift(*sizes, tests, known, shares, failures, shared, draws, seed, changes)
 
 
 def score_films(

@@ -14,7 +14,7 @@ import scipy  # .stats, a second's import, loads at its first use
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.compare import holm
-from xray_lightning.metrics.intervals import NAN, Array, Estimate, Floats, Mask
+from xray_lightning.metrics.intervals import NAN, Array, Estimate, Floats, Mask, divided
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
@@ -142,20 +142,19 @@ def estimate_new_prevalence(
     after: Array,  # scores of the new films, (M,)
     threshold: float,  # the operating point, NaN: there is none
     sides: Sequence[PatientBootstrap],  # of validation's patients and of the new films'
-) -> Estimate:
-    """Black box shift estimation (Lipton 2018; of two classes Rogan and Gladen 1978).
+) -> tuple[Estimate, Estimate]:
+    """Black box shift estimation (Lipton 2018; of two classes Rogan and Gladen 1978), and change.
 
     If only the prevalence changed, sensitivity and false alarms of validation make calls as
-    frequent as they are: its confusion matrix is inverted. NaN where that is all but singular, and
-    where no prevalence makes calls as frequent.
+    frequent as they are: its confusion matrix is inverted. NaN where that is all but singular, or
+    no prevalence makes calls as frequent. Change is from validation's share, which is drawn, too.
     """
     told = is_known(before[1])
     positive, called = before[1][told] == 1, before[0][told] >= threshold
     drawn = sides[0].subset(told)
     sensitivity, alarms = (drawn.ratio(called & of, of) for of in (positive, ~positive))
     youden = sensitivity - alarms
-    calls = sides[1].mean(after >= threshold)
-    share = Estimate.of_draws((calls - alarms) / np.where(youden > 0, youden, NAN))
+    draws = np.clip(divided(sides[1].mean(after >= threshold) - alarms, youden), 0, 1)
+    share, change = map(Estimate.of_draws, (draws, draws - drawn.mean(positive)))
     known = Estimate.of_draws(youden).low >= LEAST_YOUDEN and share.high > 0 and share.low < 1
-    ends = np.clip([share.value, *share.interval], 0, 1).tolist()
-    return Estimate(*ends) if known else Estimate(NAN)
+    return (share, change) if known else (Estimate(NAN), Estimate(NAN))
