@@ -17,6 +17,7 @@ from xray_lightning.audit.shift import BOTH, add_train_val, compare_prevalence, 
 from xray_lightning.data.source import patient_keys
 from xray_lightning.data.summary import summarise_data
 
+Subsets = dict[str, np.ndarray]
 SUBSETS = {"train": np.array([0, 1]), "val": np.array([2]), "test": np.array([3, 4, 5])}
 
 
@@ -28,11 +29,11 @@ def test_by_hand() -> None:
     of_val = count_overlap("abccde", SUBSETS)  # val chose the checkpoint
     assert (of_val.in_train, of_val.in_train_or_val, of_val.test_images) == (0, 1, 3)
     unknown = count_overlap(None, SUBSETS)
-    told = unknown.to_json()["shares"]
-    assert unknown.shared is unknown.in_train is unknown.shares is told is None
+    assert unknown.shared is unknown.in_train is unknown.to_json()["shares"] is None
+    assert unknown.shares is None
 
 
-def test_against_pandas(records: list[xl.Record], subsets: dict[str, np.ndarray]) -> None:
+def test_against_pandas(records: list[xl.Record], subsets: Subsets) -> None:
     subset_of = {row: subset for subset, rows in subsets.items() for row in rows.tolist()}
     owners = [record.patient_id for record in records]
     table = pd.DataFrame({"patient": owners, "subset": [subset_of[i] for i in range(len(owners))]})
@@ -116,9 +117,6 @@ def test_what_a_split_separates() -> None:
     assert {pair.same_patient for pair in reports.closest} == {None}
 
 
-Subsets = dict[str, np.ndarray]
-
-
 def frame(records: list[xl.Record], labels: tuple[str, ...]) -> pd.DataFrame:
     table = pd.DataFrame(
         {"patient": r.patient_id, "age": r.age, "sex": r.sex or None, "view": r.view}
@@ -159,17 +157,29 @@ def test_intervals_against_a_loop_over_the_same_draws(records, subsets, tabled) 
     table, bootstrap = tabled(records, seed=3)
     frames = frame(records, table.labels)
     row = compare_prevalence(table, add_train_val(subsets), bootstrap)[0]
-    ratios, differences = [], []
+    ratios = []
     for draw in bootstrap.counts[1:]:
         shares = []
         for places in (subsets["test"], add_train_val(subsets)[BOTH]):
             known = frames.iloc[places].dropna(subset="Mass")
             shares.append(np.average(known["Mass"], weights=draw[known["code"]]))
         ratios.append(shares[0] / shares[1])
-        differences.append(shares[0] - shares[1])
     assert row.ratio_interval == pytest.approx(np.quantile(ratios, [0.025, 0.975]))
-    z = abs(row.value["test"] - row.value[BOTH]) / np.std(differences)
-    assert row.p_value == pytest.approx(2 * (1 - norm.cdf(z)))
+
+
+@pytest.mark.parametrize("films", [1, 3])
+def test_a_group_without_a_positive_image_may_be_so_by_chance(films: int) -> None:
+    """Of 200 of 1,000 patients, all of alike films: the p value of a score test of shares."""
+    patients = np.repeat(np.arange(1000), films)
+    groups = {"a": np.flatnonzero(patients >= 200), "b": np.flatnonzero(patients < 200)}
+    for positives, differs in (5, False), (60, True):
+        told = (patients >= 1000 - positives).astype(float)[:, None]
+        table = SimpleNamespace(labels=["Hernia"], targets=told, patients=patients)
+        (row,) = compare_prevalence(table, groups, xl.PatientBootstrap(patients, 50))
+        share = positives / 1000
+        z = positives / 800 / np.sqrt(share * (1 - share) * (1 / 200 + 1 / 800))
+        assert row.p_value == pytest.approx(2 * norm.sf(z))
+        assert (row.ratio, row.corrected < 0.05) == (0, differs)
 
 
 def test_what_is_unknown_everywhere_is_nan(records, subsets, tabled) -> None:

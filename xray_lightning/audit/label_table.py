@@ -44,11 +44,9 @@ class LabelTable:
         columns = {name: np.array(read_column(records, name)) for name in names}
         targets = target_matrix(records).astype(np.float64)
         patients = number_patients(patient_ids(records))
-        hospital = np.array(read_column(records, "hospital"))
-        people = len(records) * number_patients(hospital) + patients
+        people = len(records) * number_patients(read_column(records, "hospital")) + patients
         _, own, counts = np.unique(people, return_inverse=True, return_counts=True)
-        unknown = find_anonymous(records, untold)
-        images = np.where(unknown, np.nan, counts[own])
+        images = np.where(find_anonymous(records, untold), np.nan, counts[own])
         return cls(tuple(labels), targets, patients, **columns, images_of_patient=images)
 
     def features(self) -> dict[str, Floats]:

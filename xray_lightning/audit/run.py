@@ -173,10 +173,7 @@ def _find_leaks(
         patients=leaks.count_patients(source, split.subsets),
         images=leaks.count_overlap(ids, split.subsets),
         exposures=leaks.count_overlap(shown, split.subsets) if exposures else None,
-        lists=[
-            leaks.match_list(name, names, aliases, split.subsets)
-            for name, names in {**own, **lists}.items()
-        ],
+        lists=[leaks.match_list(*one, aliases, split.subsets) for one in {**own, **lists}.items()],
         checkpoint=leaks.match_checkpoint(Path(checkpoint), source, split) if checkpoint else None,
         duplicates=duplicates,
     )

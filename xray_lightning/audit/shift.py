@@ -15,6 +15,7 @@ from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows, varies
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.compare import holm
 from xray_lightning.metrics.intervals import Floats, Interval, Mask, divided, percentile_interval
+from xray_lightning.metrics.ranks import sum_patients
 from xray_lightning.records import prevalence
 from xray_lightning.results import Result
 from xray_lightning.wording import tell
@@ -45,7 +46,7 @@ class Quantity(Result):
     ratio: float  # test over train+val
     ratio_interval: Interval
     ratio_to_train: float  # test over train alone; NaN between hospitals
-    p_value: float  # two-sided, of test less train+val, normal with the deviation of the draws
+    p_value: float  # two-sided, of test less train+val, normal: see :func:`_spread_if_alike`
     corrected: float  # the same, corrected for the number of rows of the table (Holm)
 
 
@@ -126,34 +127,46 @@ def _compare(
     by_group: Mapping[str, Shares], groups: Groups, bootstrap: PatientBootstrap
 ) -> list[Quantity]:
     """One row for each numerator and denominator, p values corrected over the rows."""
-    sums, draws, (base, other) = {}, {}, list(groups)[-2:]  # group to (K, 2), group to (D, K)
+    draws, by_patient, (base, other) = {}, {}, list(groups)[-2:]  # group to (K, D), to (2 K, P)
     for group, rows in groups.items():
         rows = np.sort(rows)  # sums to the last digit, whatever the group is made of
         columns = [column[rows] for share in by_group[group].values() for column in share]
-        weights = np.column_stack(columns)  # (n, 2 K)
-        drawn = bootstrap.subset(rows).compact().sums(weights)[1:]
-        sums[group] = weights.sum(axis=0).reshape(-1, 2)
-        draws[group] = divided(drawn[:, ::2], drawn[:, 1::2])
-    quantities = []
+        codes, patients = bootstrap.codes[rows], bootstrap.patients
+        by_patient[group] = np.stack([sum_patients(codes, one, patients) for one in columns])
+        drawn = bootstrap.subset(rows).compact().sums(np.column_stack(columns))[1:]
+        draws[group] = divided(drawn[:, ::2], drawn[:, 1::2]).T
+    sums = {group: own.sum(axis=1).reshape(-1, 2) for group, own in by_patient.items()}
+    quantities, spreads = [], _spread_if_alike(np.stack([by_patient[base], by_patient[other]]))
     for index, name in enumerate(by_group[base]):
         value = {group: float(divided(*shares[index])) for group, shares in sums.items()}
-        here, there = draws[other][:, index], draws[base][:, index]
-        # counting draws on the other side of 0 could not go below 2 / (D + 1) before correction
-        spread, apart = float(np.std(here - there)), abs(value[other] - value[base])
+        spread, apart = spreads[index], abs(value[other] - value[base])
         quantities.append(Quantity(
             name,
             count={group: float(shares[index, 0]) for group, shares in sums.items()},
             known={group: float(shares[index, 1]) for group, shares in sums.items()},
             value=value,
-            interval={k: percentile_interval(drawn[:, index]) for k, drawn in draws.items()},
+            interval={k: percentile_interval(drawn[index]) for k, drawn in draws.items()},
             ratio=float(divided(value[other], value[base])),
-            ratio_interval=percentile_interval(divided(here, there)),
+            ratio_interval=percentile_interval(divided(draws[other][index], draws[base][index])),
             ratio_to_train=float(divided(value[other], value.get("train", np.nan))),
             p_value=float(2 * scipy.stats.norm.sf(apart / spread)) if spread > 0 else float("nan"),
             corrected=float("nan"),
         ))  # fmt: skip
     corrected = holm([row.p_value for row in quantities]).tolist()
     return [replace(row, corrected=p) for row, p in zip(quantities, corrected, strict=True)]
+
+
+def _spread_if_alike(sums: Floats) -> Floats:
+    """A score test's deviation of two shares' difference, (K,), by patients' sums (2, 2 K, P)."""
+    # Draws of a group that happens to have no positive image are alike, and would be sure. So all
+    # patients' squared residuals stand for either group: by its images (right where a patient's
+    # differ as any do) or by the squares of their numbers (where they agree), whichever is more.
+    part, whole = sums[:, ::2], sums[:, 1::2]  # (2, K, P)
+    images, alike = whole.sum(axis=2), (whole**2).sum(axis=2)  # (2, K)
+    share = divided(part.sum(axis=(0, 2)), images.sum(axis=0))[:, None]
+    squares = ((part - share * whole) ** 2).sum(axis=(0, 2))
+    by = [divided(size, size.sum(axis=0) * images**2).sum(axis=0) for size in (images, alike)]
+    return np.asarray(np.sqrt(squares * np.maximum(*by)))
 
 
 def separate_by_metadata(
@@ -179,10 +192,8 @@ def separate_by_metadata(
     stacked, drawn = np.column_stack(list(features.values())), bootstrap.subset(rows)
     scores, shuffled = _score_held_out(stacked, is_other, codes, seed)
     result = MeanAuroc.of(list(groups)[-1:], scores[:, None], is_other[:, None], drawn)
-    used = {
-        name: result.mean - float(roc_auc_score(is_other, column))
-        for name, column in zip(features, shuffled.T, strict=True)
-    }
+    pairs = zip(features, shuffled.T, strict=True)
+    used = {name: result.mean - float(roc_auc_score(is_other, one)) for name, one in pairs}
     return Separation(result, used, "", lacking)
 
 
@@ -265,8 +276,7 @@ def score_by_metadata(table: LabelTable, train: Rows, test: Rows, seed: int) -> 
     columns = np.column_stack(list(features.values()))
     scores = np.full((len(test), len(table.labels)), np.nan)
     for index in range(len(table.labels)):
-        targets = table.targets[train, index]
-        known = train[~np.isnan(targets)]
+        known = train[~np.isnan(table.targets[train, index])]
         told = [varies(column) for column in columns[known].T]  # where hospitals tell other things
         if len(np.unique(table.targets[known, index])) == 2 and any(told):
             score = fit_trees(columns[known][:, told], table.targets[known, index], seed)
