@@ -52,10 +52,10 @@ def open_templates(package: str) -> "Environment":
 def number(value: float | None, digits: int = 3, sign: str = "") -> str:
     """A number, or "-" where it is undefined; ``sign``: "+" for a difference.
 
-    >>> number(None), number(1234.5, 1), number(0.25, sign="+")
-    ('-', '1,234.5', '+0.250')
+    >>> number(None), number(1234.5, 1), number(0.25, sign="+"), number(-0.0001)
+    ('-', '1,234.5', '+0.250', '0.000')
     """
-    return "-" if value is None or value != value else f"{value:{sign},.{digits}f}"  # None or NaN
+    return "-" if value is None or value != value else f"{value:{sign}z,.{digits}f}"  # or NaN
 
 
 def interval_text(
@@ -73,7 +73,7 @@ def interval_text(
     low, high = ends or (None, None)
     if low is None or high is None or low != low or high != high:  # NaN
         return "-"
-    return f"{scale * low:{sign}.{digits}f}{between}{scale * high:{sign}.{digits}f}"
+    return f"{scale * low:{sign}z.{digits}f}{between}{scale * high:{sign}z.{digits}f}"
 
 
 def p_text(value: float | None) -> str:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from functools import partial
@@ -209,6 +210,15 @@ def test_stopped_by_the_user(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(KeyboardInterrupt):
             xl.convert_folder(tree, out, workers=2)
         assert (out / "failed.csv").exists() == damaged
+
+
+def test_a_full_disk_ends_it(tree: Path, tmp_path: Path, monkeypatch) -> None:
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_png", full)
+        with pytest.raises(OSError, match="No space left"):
+            xl.convert_folder(tree, tmp_path / "out", workers=1)
+    assert counts(xl.convert_folder(tree, tmp_path / "out")) == (12, 0, 0)
 
 
 def test_failures_are_named_and_tried_again(tree: Path, tmp_path: Path) -> None:

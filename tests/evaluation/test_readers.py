@@ -33,7 +33,8 @@ def test_readers_a_model_and_two_modalities() -> None:
     facts = json.loads(xray("readers", "reads.csv", "scores=scores.csv", "patient=who", "--json"))
     study = ReaderStudy.from_json(facts)
     assert {"schema": 2, **study.to_json()} == facts
-    assert (study.images, study.patients, study.unscored, study.ignored) == (60, 20, 10, ["Set"])
+    assert (study.images, study.patients, study.unscored) == (60, 20, 10)
+    assert study.ignored == {"Set": "row 2: 'Set' is 'test', not a mark"}
     expected = metrics.measure_agreement(MARKS, [i // 3 for i in range(60)])
     assert study.agreement["Mass"].kappa.interval == pytest.approx(expected.kappa.interval)
     others = metrics.take_majority(MARKS[:50, [0, 2]])

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from errno import EDQUOT, ENOSPC
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -207,6 +208,8 @@ def convert_file(path: Path, name: str, done: str, *, out: Path, options: PngOpt
         write_png(target, image.pixels, bits)
         return Outcome(row, notes=image.notes, stamp=stamp())
     except (InvalidImageError, OSError) as error:
+        if getattr(error, "errno", None) in (ENOSPC, EDQUOT):  # no other will have room
+            raise
         return Outcome(None, str(error))
 
 

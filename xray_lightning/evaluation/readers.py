@@ -28,7 +28,7 @@ class Readings(NamedTuple):
     images: list[str]
     patients: list[str]  # of each image; itself where no column tells
     marks: dict[str, Floats]  # label -> (M, R, N), NaN where unread
-    ignored: list[str]  # columns that are no labels
+    ignored: dict[str, str]  # columns that are no labels, and why
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ReaderStudy(Result):
     scores: str  # the model's table; "": none
     unscored: int  # images without a score there
     draws: int  # of the bootstrap of patients
-    ignored: list[str]  # columns that are no labels
+    ignored: dict[str, str]  # columns that are no labels, and why
 
 
 def _read(path: Path, image: str, reader: str, patient: str, modality: str) -> Readings:
@@ -55,10 +55,16 @@ def _read(path: Path, image: str, reader: str, patient: str, modality: str) -> R
     for name in filter(None, keys):
         table.refuse_blanks(name)
     others = [name for name in table.columns if name not in (*keys, patient)]
-    read = {name: _read_marks(table, name, graded=bool(modality)) for name in others}
-    labels = [name for name in others if not np.isnan(read[name]).all()]
+    read, ignored = dict[str, list[float]](), dict[str, str]()
+    for name in others:
+        try:
+            read[name] = _read_marks(table, name, graded=bool(modality))
+        except TableError as error:
+            ignored[name] = str(error).removeprefix(f"{path}, ")
+    labels = [name for name, column in read.items() if not np.isnan(column).all()]
     if not labels:
         raise TableError(f"{path}: no column beside {image!r} and {reader!r} holds marks (1, 0)")
+    ignored |= {name: f"{name!r} is blank" for name in read if name not in labels}
     (i, modalities), (j, readers), (k, images) = map(table.distinct, keys)
     shape = len(modalities), len(readers), len(images)
     cells = np.ravel_multi_index((i, j, k), shape)
@@ -71,18 +77,14 @@ def _read(path: Path, image: str, reader: str, patient: str, modality: str) -> R
     marks = {label: np.full(shape, np.nan) for label in labels}
     for label, column in marks.items():
         column.flat[cells] = read[label]
-    patients, ignored = [names[person] for person in own], [n for n in others if n not in labels]
-    return Readings(modalities, readers, images, patients, marks, ignored)
+    return Readings(modalities, readers, images, [names[one] for one in own], marks, ignored)
 
 
 def _read_marks(table: Table, name: str, *, graded: bool) -> list[float]:
-    """A column of marks, NaN where blank, and all where it is something else."""
-    try:
-        if graded:
-            return table.convert(name, lambda cell: float(cell or NAN), "a rating")
-        return table.convert(name, lambda cell: binary(WORDS.get(cell.lower(), cell)), "a mark")
-    except TableError:
-        return [NAN] * len(table)
+    """A column of marks, NaN where blank."""
+    if graded:
+        return table.convert(name, lambda cell: float(cell or NAN), "a rating")
+    return table.convert(name, lambda cell: binary(WORDS.get(cell.lower(), cell)), "a mark")
 
 
 def measure_readers(

@@ -215,7 +215,10 @@ class XrayTask(pl.LightningModule):
             raise ConfigError("a schedule needs the length of the run: set max_epochs or max_steps")
         self.trainer.fit_loop.setup_data()  # known only then: max_steps may end within an epoch
         batches = self.trainer.num_training_batches
-        schedule.start(int(steps), math.ceil(batches / self.trainer.accumulate_grad_batches))
+        per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
+        if steps < per_epoch:
+            raise ConfigError(f"max_steps must be at least {per_epoch}, an epoch, got {steps}")
+        schedule.start(int(steps), per_epoch)
 
 
 def _module_of(trainer: pl.Trainer) -> XrayDataModule | None:

@@ -156,8 +156,9 @@ def test_images_of_all_processes_count_and_only_the_first_logs(first, tmp_path, 
     fake = SimpleNamespace(world_size=3, current_epoch=4, max_epochs=9, global_step=15)
     groups = [{"lr": 0.25, "lr_scale": 0.5}, {"lr": 7.0}]
     fake.optimizers, fake.is_global_zero = [SimpleNamespace(param_groups=groups)], first
-    fake.callback_metrics = {"val/auroc": torch.tensor(0.75), "val/brier": torch.tensor(0.25)}
+    fake.callback_metrics = dict[str, torch.Tensor]()
     metrics.on_train_epoch_start(fake, fake)
+    fake.callback_metrics |= {"val/auroc": torch.tensor(0.75), "val/brier": torch.tensor(0.25)}
     for size in (8, 8, 5):
         metrics.on_train_batch_end(fake, fake, None, {"targets": torch.zeros(size, 2)}, 0)
     with caplog.at_level(logging.INFO):
@@ -182,6 +183,16 @@ def test_a_row_for_each_epoch(fit, data: xl.XrayDataModule) -> None:
     for name in ("val/auroc", "val/loss", "train/loss"):  # AUROC is undefined of so few
         assert table[name].iloc[-1] == pytest.approx(float(last[name]), rel=1e-8, nan_ok=True)
     assert [f"val/auroc/{label}" in table for label in data.labels] == [True] * 14
+
+
+def test_an_epoch_that_ends_before_validation_has_no_figures_of_it(fit) -> None:
+    _, folder = fit(stop=1)
+    steps = int(pd.read_csv(folder / "metrics.csv")["step"][0])
+    _, folder = fit(name="steps", max_steps=steps + 1)
+    table = pd.read_csv(folder / "metrics.csv")
+    assert table["step"].tolist() == [steps, steps + 1]
+    assert table["val/loss"].isna().tolist() == [False, True]
+    assert table["train/loss"].notna().all()
 
 
 def test_batches_that_share_a_step_all_count(fit) -> None:

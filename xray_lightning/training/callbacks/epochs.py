@@ -46,7 +46,9 @@ class MetricsFile(pl.Callback):
         self._epoch_images, self._epoch_start, self._epoch_seconds = 0, 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the epoch's clock."""
+        """Start the epoch's clock; it has no figures of the validation before."""
+        kept = trainer.callback_metrics  # by Lightning; max_steps ends an epoch before validation
+        kept |= {name: torch.tensor(math.nan) for name in kept if name.startswith("val/")}
         self._epoch_images, self._epoch_start = 0, time.perf_counter()
 
     def on_train_batch_end(
