@@ -196,6 +196,17 @@ def test_every_network_and_head_exports(model, tmp_path) -> None:
     assert xl.export_checkpoint(checkpoint, tmp_path / "m.onnx").largest_difference < 1e-5
 
 
+def test_products_are_merged(tmp_path) -> None:
+    sizes = []
+    for how in ("full", "lora"):
+        net = xl.XrayNet(LABELS, "test_vit", image_size=64, finetune=how).eval()
+        for name, tensor in net.named_parameters():
+            torch.nn.init.normal_(tensor, std=0.1) if name.endswith(".up") else None
+        checkpoint = save_net(net, tmp_path / "best.ckpt")
+        sizes.append(xl.export_checkpoint(checkpoint, tmp_path / "m.onnx").bytes)
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> xl.XrayDataModule:
     data = toy_data(tmp_path_factory.mktemp("cache"), 60, 64, split=xl.patient_split)

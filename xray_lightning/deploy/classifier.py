@@ -28,7 +28,7 @@ from xray_lightning.evaluation.priors import VALIDATION, Prior
 from xray_lightning.explain.maps import Grids, cell_grids, class_maps
 from xray_lightning.hub import find_run, name_place
 from xray_lightning.models.gate import Gate, run_watched
-from xray_lightning.models.network import XrayNet
+from xray_lightning.models.network import XrayNet, merge_products
 from xray_lightning.wording import fault
 
 Told = tuple[str, ...]  # what the gate remarks on a file before its film is seen
@@ -270,10 +270,11 @@ def load_classifier(
         DataNotFoundError, TableError: no such file of points, or a damaged one.
     """
     loaded = load_checkpoint(checkpoint, trust=trust)
-    description = loaded.description
+    description, net = loaded.description, loaded.build_net()
+    merge_products(net)
     own, chosen = description.operating_points, {"points": points, "prior": prior, **fit}
     return Classifier(
-        loaded.build_net(),
+        net,
         description.preprocessing,
         device=device,
         tta=description.config.get("tta", "none"),  # older checkpoints have no such setting

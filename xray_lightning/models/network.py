@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils import parametrize
 
 from xray_lightning.errors import ConfigError, require_choice, require_integer, require_number
 from xray_lightning.models.backbones import layout_of, load_network, to_map, trial_features
@@ -344,9 +344,16 @@ def restrict(backbone: nn.Module, finetune: str, rank: int) -> None:
         parameter.requires_grad_(finetune == "bitfit" and name.endswith("bias"))
     linear = [one for one in backbone.modules() if isinstance(one, nn.Linear)]
     for layer in linear if finetune == "lora" else ():
-        register_parametrization(layer, "weight", LowRank(layer.weight.shape, rank))
+        parametrize.register_parametrization(layer, "weight", LowRank(layer.weight.shape, rank))
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
         raise ConfigError(f"model.finetune={finetune}: this backbone has no layer for it")
+
+
+def merge_products(net: nn.Module) -> None:
+    """Let the weights of a network hold the products that are added to them."""
+    for layer in [*net.modules()]:
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight")
 
 
 def _require_settings(
