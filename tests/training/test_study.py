@@ -188,6 +188,9 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
         file.write('{"op_code": 4, "wor\n{}\n')
     with pytest.raises(ConfigError, match=r"a/study.log is damaged \(.*name another folder"):
         search(tmp_path / "a")
+    (tmp_path / "a/config.yaml").touch()
+    with pytest.raises(ConfigError, match="a is the folder of a run"):
+        search(tmp_path / "a")
 
 
 if __name__ == "__main__":

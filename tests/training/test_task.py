@@ -161,7 +161,7 @@ def test_cosine_follows_the_steps_of_the_run(accumulate, by_steps, data, trainer
 def test_a_schedule_needs_an_end(data: xl.XrayDataModule, trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(xl.ConfigError, match="a schedule needs the length of the run: set max_"):
         trainer(max_epochs=-1).fit(new_task(data, Cosine()), data)
-    with pytest.raises(xl.ConfigError, match="max_steps must be at least .*, got 1"):
+    with pytest.raises(xl.ConfigError, match="max_steps must be at least"):
         trainer(max_steps=1).fit(new_task(data, Cosine()), data)
 
 

@@ -48,11 +48,13 @@ def open_study(
     metric: str = MONITOR,  # a column of metrics.csv
     warmup: int = 2,  # epochs in which no trial is pruned
 ) -> Study:
-    """The study in a folder, made if need be; ConfigError if it is of other settings.
+    """The study in a folder, made if need be; ConfigError if it is of other settings, or a run's.
 
     A trial is pruned whose best epoch so far is worse than the median of those before, from five.
     """
     log = folder / "study.log"
+    if (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} is the folder of a run: name another for the study")
     median = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup)
     make = partial(create_study, study_name="study", pruner=median, load_if_exists=True)
     direction = StudyDirection.MINIMIZE if best_of(metric) == "min" else StudyDirection.MAXIMIZE
