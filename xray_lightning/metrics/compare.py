@@ -14,7 +14,7 @@ import scipy  # .stats, a second's import, loads at its first use
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics import intervals
-from xray_lightning.metrics.bootstrap import PatientBootstrap, draw_shares
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Array, Estimate, Floats, Interval, Mask, Spread
 from xray_lightning.metrics.ranks import Ranking, auroc_left_out, sum_patients
 from xray_lightning.records import NAN, is_known
@@ -83,14 +83,12 @@ def compare_aurocs(
     bootstrap = PatientBootstrap(patients, draws, seed)
     drawn = _draw_labels([(bootstrap, runs, targets) for runs in (first, second)], threads)
     left_out = [one[1] - two[1] for one, two in drawn[:-1]]
-    generator = np.random.default_rng(seed)
-    choices = [draw_shares(len(runs), draws, generator).T for runs in (first, second)]
     rows = []
     left_out.append(intervals.mean_of_defined(np.stack(left_out)))  # of the mean
     for sides, change in zip(drawn, left_out, strict=True):
-        pairs = zip(sides, choices, strict=True)
-        one, two = ((side[0] * share).sum(axis=0) for side, share in pairs)
-        rows.append(_difference(one, two, change, intervals.effective_patients(sides[0][2])))
+        one, two = (side[0].mean(axis=0) for side in sides)
+        seeds = [side[0][:, 0] for side in sides if len(side[0]) > 1]
+        rows.append(_difference(one, two, change, intervals.effective_patients(sides[0][2]), seeds))
     *rows, mean = rows
     for index, corrected in enumerate(holm([row.p_value for row in rows]).tolist()):
         rows[index] = replace(rows[index], corrected=corrected)
@@ -149,7 +147,13 @@ def _draw_labels(
     return [*labels, tuple(means)]
 
 
-def _difference(first: Floats, second: Floats, left_out: Floats, effective: float) -> Difference:
+def _difference(
+    first: Floats,
+    second: Floats,
+    left_out: Floats,
+    effective: float,
+    seeds: Sequence[Floats] = (),  # AUROC of each, of models that have several
+) -> Difference:
     differences = first - second
     value, influence = float(differences[0]), (left_out - left_out.mean()) ** 2
     # As many patients of normal influence, fourth moment 3, would have this fourth moment.
@@ -157,6 +161,9 @@ def _difference(first: Floats, second: Floats, left_out: Floats, effective: floa
     spread, exact = Spread.of(differences[1:], effective), Spread.left_out(left_out, effective)
     if exact.deviation > spread.deviation:  # the bootstrap's is too small with uneven patients
         spread = exact
+    # Seeds, too, are a sample: resampled, two of them would show half of their variance.
+    trained = [Spread(float(k.std(ddof=1)) / math.sqrt(len(k)), len(k) - 1) for k in seeds]
+    spread = Spread.of_sum([spread, *trained]) if trained else spread
     p_value = spread.p_value(value)
     reach = float(scipy.stats.t.ppf([LEVEL, POWER], spread.freedom).sum())
     return Difference(
@@ -242,16 +249,17 @@ def _subtract(*sides: Drawn, shared: bool) -> Estimate:
     difference = float(drawn[1, 0] - drawn[0, 0])
     pairs = zip(drawn[:, 1:], sides, strict=True)
     spreads = [Spread.of(draws, intervals.effective_patients(side[2])) for draws, side in pairs]
-    here, there = (spread.deviation**2 for spread in spreads)
-    if np.isnan(here + there):
+    if any(np.isnan(spread.deviation) for spread in spreads):
         return Estimate(difference)
+    own = np.array([spread.deviation**2 for spread in spreads])
+    sizes = np.array([intervals.effective_patients(side[2]) for side in sides])
+    pooled = np.sqrt(intervals.pool_variances(drawn[:, 0], own, sizes)).tolist()
     known = ~np.isnan(drawn).any(axis=0)
     known[0] = False  # the sample
     alike = float(np.corrcoef(drawn.compress(known, axis=1))[0, 1]) if shared else 0.0
-    variance = here + there - 2 * alike * np.sqrt(here * there)
-    parts = zip((here, there), spreads, strict=True)
-    freedom = (here + there) ** 2 / sum(part**2 / spread.freedom for part, spread in parts)
-    return Estimate(difference, *Spread(float(np.sqrt(variance)), freedom).around(difference))
+    parts = [Spread(one, spread.freedom) for one, spread in zip(pooled, spreads, strict=True)]
+    apart = Spread.of_sum(parts, -2 * alike * math.prod(pooled))
+    return Estimate(difference, *apart.around(difference))
 
 
 @dataclass(frozen=True)

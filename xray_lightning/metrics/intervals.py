@@ -1,6 +1,6 @@
 """Intervals of a figure: of draws, of patients left out, and exact ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -147,6 +147,13 @@ class Spread:
         return cls(float(np.sqrt((len(values) - 1) * values.var())), effective - 1)
 
     @classmethod
+    def of_sum(cls, parts: Sequence["Spread"], covariance: float = 0.0) -> "Spread":
+        """Of a sum or difference: variances add up, ``covariance`` too (Welch 1947, eq. 28)."""
+        variances = np.array([part.deviation**2 for part in parts])
+        freedom = variances.sum() ** 2 / sum(variances**2 / [part.freedom for part in parts])
+        return cls(float(np.sqrt(variances.sum() + covariance)), float(freedom))
+
+    @classmethod
     def of_influence(cls, influence: Floats, codes: Any, effective: float) -> "Spread":
         """From each image's influence on a figure (n,), by patient (Liang and Zeger 1986)."""
         if np.isnan(influence).any() or not effective > 1:
@@ -162,6 +169,17 @@ class Spread:
     def p_value(self, difference: float) -> float:
         """Two-sided, of a difference from 0."""
         return float(2 * scipy.special.stdtr(self.freedom, -abs(difference) / self.deviation))
+
+
+def pool_variances(values: Floats, variances: Floats, effective: Floats) -> Floats:
+    """Variances of two AUROCs, (2,), were both their pooled value; where that is more."""
+    # Near 1 a lucky sample hardly varies: its own variance would show a difference that is none. It
+    # grows as a (1 - a) to the 1.5, by simulation (README), up to that of independent patients,
+    # which no AUROC exceeds (van Dantzig 1951).
+    pooled, own = np.average(values, weights=effective), values * (1 - values)
+    most = pooled * (1 - pooled) / effective
+    factor = divided(pooled * (1 - pooled), own) ** 1.5  # NaN of 0 and 1
+    return np.fmax(variances, np.fmin(variances * factor, most))
 
 
 def share_interval(
