@@ -83,9 +83,13 @@ def test_figures_equal_scikit_learn_and_p_values_the_left_out_patients() -> None
     sides = ([side & (codes != patient) for patient in range(300)] for side in (women, ~women))
     aurocs = [[roc_auc_score(targets[x, 0], scores[x, 0]) for x in rows] for rows in sides]
     behind = [np.bincount(codes[side], weights=targets[side, 0]) for side in (women, ~women)]
-    freedom = min(each.sum() ** 2 / (each**2).sum() for each in behind) - 1
-    deviation = np.sqrt(299 * np.var(np.subtract(*aurocs)))
-    assert row.p_value == pytest.approx(2 * t.sf(abs(row.difference) / deviation, freedom))
+    sizes = [each.sum() ** 2 / (each**2).sum() for each in behind]
+    pooled, variance = np.average([here, rest], weights=sizes), 299 * np.var(np.subtract(*aurocs))
+    for value, left, size in zip((here, rest), aurocs, sizes, strict=True):
+        own, alike = 299 * np.var(left), pooled * (1 - pooled)
+        variance += max(0, min(own * (alike / (value - value**2)) ** 1.5, alike / size) - own)
+    deviation = np.sqrt(variance)
+    assert row.p_value == pytest.approx(2 * t.sf(abs(row.difference) / deviation, min(sizes) - 1))
     for label in (MEAN, "Mass"):
         family = [each for each in rows if (each.label == MEAN) == (label == MEAN)]
         known = [each for each in family if not np.isnan(each.p_value)]

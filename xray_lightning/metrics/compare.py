@@ -232,31 +232,34 @@ def compare_samples(
 ) -> list[Estimate]:
     """AUROC of the external sample less that of the internal one: each label's, then the mean's."""
     # Student's t; a side's deviation is that of its draws, corrected by its effective number of
-    # patients, degrees of freedom by Welch (1947). A draw's mean is over its defined labels. Two
-    # samples are independent, as a rule: their variances add up. Patients who are in both are drawn
-    # together, and their covariance is taken off.
+    # patients, degrees of freedom by Welch (1947). Two samples are independent, as a rule: their
+    # variances add up. Patients who are in both are drawn together, and their covariance is taken
+    # off.
     both = PatientBootstrap([*internal.patients, *external.patients], draws, seed)
     shared = not set(internal.patients).isdisjoint(external.patients)
     border = len(internal.patients)
     halves = (slice(border), internal), (slice(border, None), external)
     sides = [(both.subset(rows), [sample.scores], sample.targets) for rows, sample in halves]
-    return [_subtract(*pair, shared=shared) for pair in _draw_labels(sides, threads)]
+    labels = _draw_labels(sides, threads)[:-1]
+    return [_subtract(rows, shared=shared) for rows in (*([pair] for pair in labels), labels)]
 
 
-def _subtract(*sides: Drawn, shared: bool) -> Estimate:
-    """The second less the first; without an interval where a side has none."""
-    drawn = np.stack([side[0][0] for side in sides])  # (2, 1 + D)
+def _subtract(rows: Sequence[tuple[Drawn, ...]], *, shared: bool) -> Estimate:
+    """The second side less the first, mean of L labels; without an interval where one has none."""
+    defined = [row for row in rows if all(math.isfinite(side[0][0, 0]) for side in row)] or rows
+    sides = [*zip(*defined, strict=True)]
+    figures = [np.vstack([label[0] for label in side]) for side in sides]  # each (L, 1 + D)
+    images = [[label[2] for label in side] for side in sides]
+    drawn = np.stack([*map(intervals.mean_of_defined, figures)])  # (2, 1 + D)
     difference = float(drawn[1, 0] - drawn[0, 0])
-    pairs = zip(drawn[:, 1:], sides, strict=True)
-    spreads = [Spread.of(draws, intervals.effective_patients(side[2])) for draws, side in pairs]
+    spreads = [*map(Spread.of_mean, figures, images)]
     if any(np.isnan(spread.deviation) for spread in spreads):
         return Estimate(difference)
     own = np.array([spread.deviation**2 for spread in spreads])
-    sizes = np.array([intervals.effective_patients(side[2]) for side in sides])
+    sizes = np.array([intervals.effective_patients(np.sum(side, axis=0)) for side in images])
     pooled = np.sqrt(intervals.pool_variances(drawn[:, 0], own, sizes)).tolist()
-    known = ~np.isnan(drawn).any(axis=0)
-    known[0] = False  # the sample
-    alike = float(np.corrcoef(drawn.compress(known, axis=1))[0, 1]) if shared else 0.0
+    known = drawn[:, 1:].compress(np.isfinite(drawn[:, 1:]).all(axis=0), axis=1)
+    alike = float(np.corrcoef(known)[0, 1]) if shared else 0.0
     parts = [Spread(one, spread.freedom) for one, spread in zip(pooled, spreads, strict=True)]
     apart = Spread.of_sum(parts, -2 * alike * math.prod(pooled))
     return Estimate(difference, *apart.around(difference))

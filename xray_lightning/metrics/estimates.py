@@ -102,21 +102,21 @@ class Metrics(Result):
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Every metric of a label, or of the mean, and what it rests on."""
+    """Every metric of a label, or of L labels for their mean, and what it rests on."""
 
-    values: Draws  # metric -> of the sample and each draw, (1 + D,)
+    values: dict[str, Floats]  # metric -> of the sample and each draw, of each label, (L, 1 + D)
     images: dict[str, list[Floats]]  # metric -> of each label, images of each patient, (P,)
 
     def estimate(self, metric: str) -> Estimate:
-        value, images = float(self.values[metric][0]), self.images[metric]
-        floor = FLOORS.get(metric, 0.0)
-        if metric.endswith("over_chance") and (precision := self.values[PRECISION][0]) < 1:
+        by_label, images = self.values[metric], self.images[metric]
+        value, floor = _mean(by_label), FLOORS.get(metric, 0.0)
+        if metric.endswith("over_chance") and (precision := _mean(self.values[PRECISION])) < 1:
             floor = float((value - precision) / (1 - precision))  # of an average precision of 0
-        draws = (self.values[metric] - floor) / (1 - floor)  # shares of what is possible
-        share = 0.0 if abs(draws[0]) <= ROUNDING else float(draws[0])
-        spread = Spread.of(draws[1:], intervals.effective_patients(np.sum(images, axis=0)))
+        shares = (by_label - floor) / (1 - floor)  # of what is possible
+        share = 0.0 if abs(_mean(shares)) <= ROUNDING else _mean(shares)
+        spread = Spread.of_mean(shares, images)
         biased = metric in BIASED and not np.isnan(spread.deviation)
-        bias = float(np.nanmean(draws[1:])) - share if biased else 0.0
+        bias = float(np.nanmean(shares[:, 1:], axis=1).mean()) - share if biased else 0.0
         agreed = 0 if metric in ERRORS else min(int((own > 0).sum()) for own in images)
         ends = intervals.share_interval(share, spread, bias=bias, patients=agreed)
         low, high = (floor + (1 - floor) * end for end in ends)
@@ -137,8 +137,7 @@ def estimate_metrics(
     threads: int = 2,  # labels at a time
 ) -> Metrics:
     """Metrics of every label and their means, with 95 % intervals."""
-    # A draw of a mean is over the labels defined in that draw; what calibrations give stands beside
-    # the raw figures, NaN for a label without one.
+    # What calibrations give stands beside the raw figures, NaN for a label without one.
     by_patient = PatientBootstrap(patients, draws, seed)
     by_image = PatientBootstrap(np.arange(len(scores)), min(draws, IMAGE_DRAWS), seed)
 
@@ -157,7 +156,7 @@ def estimate_metrics(
         metrics[label] = LabelMetrics(int(positive.sum()), known, people, _estimates([pair]))
     mean, by_label = _estimates(drawn), dict(zip(labels, drawn, strict=True))
     values = [label.values for label, _ in drawn]
-    defined = {k: sum(bool(np.isfinite(own[k][0])) for own in values) for k in mean}
+    defined = {k: sum(bool(np.isfinite(own[k][0, 0])) for own in values) for k in mean}
     some = {
         name: LabelGroup([*own], _estimates([by_label[label] for label in own])[PRECISION])
         for name, own in (groups or {}).items()
@@ -167,7 +166,7 @@ def estimate_metrics(
 
 def _estimates(labels: Sequence[tuple[_Drawn, ...]]) -> dict[str, Estimate]:
     """Of the mean over labels, each drawn by patient and by image."""
-    by_patient, by_image = map(_mean, zip(*labels, strict=True))
+    by_patient, by_image = map(_join, zip(*labels, strict=True))
     ends = {metric: by_image.estimate(metric).interval for metric in by_patient.values}
     return {k: replace(by_patient.estimate(k), image_interval=ends[k]) for k in ends}
 
@@ -197,7 +196,8 @@ def _draw(
     masks |= dict.fromkeys(RANKED, rarer) | {"sensitivity_at_specificity": positive}
     count = partial(sum_patients, ranking.codes, patients=bootstrap.patients)
     counts = {id(mask): [count(mask)] for mask in masks.values()}  # of each once
-    return _Drawn(values, {metric: counts[id(mask)] for metric, mask in masks.items()})
+    images = {metric: counts[id(mask)] for metric, mask in masks.items()}
+    return _Drawn({metric: own[None] for metric, own in values.items()}, images)
 
 
 def _at_threshold(
@@ -215,23 +215,26 @@ def _at_threshold(
     return values
 
 
-def _mean(labels: Sequence[_Drawn]) -> _Drawn:
-    """Over the labels defined in each draw; it rests on the images of all that are defined."""
+def _join(labels: Sequence[_Drawn]) -> _Drawn:
+    """The labels where each metric is defined; all where it is nowhere."""
     values, images = {}, {}
     for metric in labels[0].values:
-        every = np.stack([label.values[metric] for label in labels])
-        values[metric] = intervals.mean_of_defined(every)
-        defined = [label for label in labels if np.isfinite(label.values[metric][0])] or labels
-        images[metric] = [own for label in defined for own in label.images[metric]]
+        known = [one for one in labels if np.isfinite(one.values[metric][0, 0])] or labels
+        values[metric] = np.vstack([label.values[metric] for label in known])
+        images[metric] = [own for label in known for own in label.images[metric]]
     return _Drawn(values, images)
+
+
+def _mean(figures: Floats) -> float:
+    """Over L figures of the sample and its draws, (L, 1 + D): of the sample."""
+    return float(intervals.mean_of_defined(figures[:, :1])[0])
 
 
 def mean_metric(name: str, scores: Array, targets: Array, *, columns: slice = slice(None)) -> float:
     """One of ``CURVES`` of scores and targets (N, L), mean over the labels where it is defined."""
     alone = PatientBootstrap.of(np.arange(len(scores)), np.ones((1, len(scores)), np.float32))
     pairs = zip(scores.T[columns], targets.T[columns], strict=True)
-    values = [_draw(alone, *pair, NAN).values[name] for pair in pairs]
-    return float(intervals.mean_of_defined(np.stack(values))[0])
+    return _mean(np.vstack([_draw(alone, *pair, NAN).values[name] for pair in pairs]))
 
 
 def best_of(metric: str) -> str:

@@ -140,6 +140,30 @@ class Spread:
         return cls(float(defined.std(ddof=1) * factor), min(effective, len(defined)) - 1)
 
     @classmethod
+    def of_mean(cls, figures: Floats, images: Sequence[Floats]) -> "Spread":
+        """Of the mean of L shares, of the sample and its draws (L, 1 + D); images (P,) of each."""
+        # Each label's variance and degrees of freedom are its own: many patients of one say nothing
+        # of another that has few. A label whose draws do not vary, or have no class, has the most
+        # that independent patients can have, of a share with two more of either kind (Agresti and
+        # Coull 1998).
+        sizes = np.array([*map(effective_patients, images)])
+        parts = [cls.of(draws, size) for draws, size in zip(figures[:, 1:], sizes, strict=True)]
+        if len(parts) == 1:
+            return parts[0]
+        count = np.array([(own > 0).sum() for own in images])
+        near = (count * np.clip(figures[:, 0], 0, 1) + 2) / (count + 4)
+        own = np.array([part.deviation**2 for part in parts])
+        seen, most = ~np.isnan(own), divided(near * (1 - near), count)
+        factor = np.where(seen, np.sqrt(divided(sizes, sizes - 1)), 0)[:, None]
+        moved = (figures[:, 1:] - mean_of_defined(figures[:, 1:].T)[:, None]) * factor
+        variance = np.nan_to_num(moved).sum(axis=0).var(ddof=1) + most[~seen].sum()
+        own = np.where(seen, own, most)
+        freedoms = np.where(seen, [part.freedom for part in parts], np.inf)
+        joined = divided(own.sum() ** 2, (own**2 / freedoms).sum())  # Welch and Satterthwaite
+        freedom = np.fmin(joined, effective_patients(np.sum(images, axis=0)) - 1)
+        return cls(float(np.sqrt(variance)) / len(parts), float(freedom))
+
+    @classmethod
     def left_out(cls, values: Floats, effective: float) -> "Spread":
         """From a figure with each patient left out once, (P,): the jackknife."""
         if not effective > 1 or np.isnan(values).any() or not np.ptp(values) > ROUNDING:
