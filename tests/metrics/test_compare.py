@@ -11,7 +11,15 @@ from sklearn.metrics import roc_auc_score
 from xray_lightning.metrics import compare
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, fit_line
-from xray_lightning.metrics.compare import Sample, compare_auroc, compare_aurocs, delong, holm
+from xray_lightning.metrics.compare import (
+    Sample,
+    compare_auroc,
+    compare_aurocs,
+    compare_samples,
+    delong,
+    holm,
+)
+from xray_lightning.metrics.intervals import pool_variances
 
 LABELS = ("Mass", "Nodule", "Hernia")
 
@@ -79,9 +87,28 @@ def test_several_seeds() -> None:
         for seeds in ([strong, weak], [strong], [weak])
     )
     assert found.mean.first == pytest.approx(np.mean([each.mean.first for each in alone]))
-    wide = found.mean.interval[1] - found.mean.interval[0]
-    assert all(wide > each.mean.interval[1] - each.mean.interval[0] for each in alone)
+    one, two = (each.mean.first for each in alone)
+    scatter = (one - two) ** 2 / 2 / 2  # of the mean of two, itself with one degree of freedom
+    assert found.mean.deviation > max(np.sqrt(scatter), *(each.mean.deviation for each in alone))
+    assert 1 < found.mean.freedom < (found.mean.deviation**2 / scatter) ** 2
     assert np.isnan(found.labels["Mass"].delong)
+
+
+def test_a_lucky_sample_near_one_is_not_sure_of_itself() -> None:
+    values, own, sizes = np.array([0.98, 0.999]), np.array([1e-5, 1e-9]), np.array([300.0, 10.0])
+    large, small = pool_variances(values, own, sizes)
+    near = np.average(values, weights=sizes)
+    assert small == pytest.approx(1e-9 * (near * (1 - near) / 0.000999) ** 1.5)
+    assert large == 1e-5
+    assert pool_variances(np.array([near, 1]), own, sizes)[1] > near * (1 - near) / 11
+    rng, positive = np.random.default_rng(9), np.arange(300) < 10
+    scores = norm.cdf(rng.normal(size=(2, 300)) + 4 * positive)[:, :, None]
+    sides = (
+        Sample(s, positive[:, None] * 1.0, [f"{k}{i}" for i in range(300)])
+        for k, s in enumerate(scores)
+    )
+    apart = compare_samples(*sides, draws=200)[0]
+    assert apart.low < 0 < apart.high
 
 
 def pair(images: int = 120) -> tuple[np.ndarray, np.ndarray]:

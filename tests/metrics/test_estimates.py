@@ -102,6 +102,23 @@ def test_no_f1_without_positives_and_no_ap_without_negatives() -> None:
     assert found.defined["average_precision"] == found.defined["auroc"] == 0
 
 
+def test_a_label_of_one_patient_widens_the_mean() -> None:
+    """Three labels of many patients say nothing of it: the interval of guessing left out 0.5."""
+    rng, patients = np.random.default_rng(0), np.arange(300)
+    targets = (rng.random((300, 4)) < 0.3).astype(float)
+    targets[:, 3] = patients == 7
+    scores = rng.random((300, 4))
+    many, all_four = (
+        estimate_metrics(LABELS[:k], scores[:, :k], targets[:, :k], patients, draws=200).mean
+        for k in (3, 4)
+    )
+    narrow, wide = (figures["auroc"].high - figures["auroc"].low for figures in (many, all_four))
+    near = (scores[patients != 7, 3] < scores[7, 3]).mean() / 5 + 2 / 5
+    most = 2 * 1.96 * np.sqrt(near * (1 - near)) / 4
+    assert 0.9 * most < wide < 1.2 * most  # on the logit scale
+    assert narrow < 0.1
+
+
 def test_an_interval_of_no_width_is_an_exact_bound() -> None:
     """Eleven positives of five patients, all above all negatives (it was 1.000 to 1.000)."""
     targets = np.zeros((60, 1))
