@@ -158,7 +158,15 @@ def test_a_hospitals_numbers_stay_out(tmp_path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(["image,patient,Mass", *rows]))
     for number in range(8):
         (tmp_path / f"{number}.png").touch()
-    assert patients_of(XrayDataModule(CsvTable(tmp_path / "t.csv"))) == {}
+    own = XrayDataModule(CsvTable(tmp_path / "t.csv"))
+    assert patients_of(own) == {}
+    unknown, learned = Description({}, {}, {}), own.split.subsets["train"]
+    assert choose_test_images(unknown, own, None, lambda: own)[0] == {"test": own.split}
+    other = all_test(CsvTable(tmp_path / "t.csv"))
+    refuse = Mock(side_effect=DataError("not there"))
+    assert "may have been trained on" in choose_test_images(unknown, other, None, refuse)[1]
+    with pytest.raises(ConfigError, match=f"{len(learned) + 1} of the 8 test images show pat"):
+        choose_test_images(unknown, other, None, lambda: own)
 
 
 def test_every_image_can_be_a_test_image() -> None:

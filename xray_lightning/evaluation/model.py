@@ -56,7 +56,9 @@ class Recognised:
 
     seen: npt.NDArray[np.bool_]  # whether the patient was in its training or validation set
     names: list[str]  # the patient, as ``name_patients`` calls those of its own data
-    how: str  # "patients": their ids were compared; "pixels": images were; "": cannot be known
+    # "patients": their ids were compared; "files": the names of their images; "pixels": these; "":
+    # it cannot be known
+    how: str
 
 
 def name_patients(population: str, patients: Sequence[str]) -> list[str]:
@@ -75,6 +77,7 @@ def recognise_patients(
     find_own: FindOwn,
     *,
     cache_dir: str | Path = "outputs/cache",
+    pixels: bool = True,  # False: what ids and names of files tell
 ) -> Recognised:
     """Find a checkpoint's patients among records: by their ids, else by the pixels."""
     # By pixels a patient is recognised who has one image that is also in the checkpoint's own data,
@@ -86,11 +89,17 @@ def recognise_patients(
     strangers = [f"{source.name}:{source.population}:{name}" for name in patients]
     if (own := find_own()) is None:
         return Recognised(np.zeros(len(records), dtype=np.bool_), strangers, "")
+    learned = {r.patient_id for subset in LEARNED for r in own.subset_records(subset)}
+    if not pixels:
+        owners = {r.path.absolute(): r.patient_id for r in own.records if r.path}
+        known = [owners.get(record.path.absolute()) if record.path else None for record in records]
+        gone = {name for name, owner in zip(strangers, known, strict=True) if owner in learned}
+        seen = np.array([name in gone for name in strangers], dtype=np.bool_)
+        return Recognised(seen, strangers, "files" if gone or None not in known else "")
     size = max(SIDE, own.image_size)
     both = (own.source, own.records), (source, records)
     squares = [open_cache(*side, size=size, root=cache_dir).images for side in both]
     pairs = [(own.records[i].patient_id, strangers[j]) for i, j in find_copies(*squares).tolist()]
-    learned = {r.patient_id for subset in LEARNED for r in own.subset_records(subset)}
     gone = {name for patient, name in pairs if patient in learned}
     met = {name: name_patients(own.source.population, [patient])[0] for patient, name in pairs}
     seen = np.array([name in gone for name in strangers], dtype=np.bool_)
@@ -98,8 +107,8 @@ def recognise_patients(
 
 
 def _require_own(
-    description: Description, data: XrayDataModule, choice: str, find_own: FindOwn
-) -> XrayDataModule:
+    description: Description, data: XrayDataModule, choice: str | None, find_own: FindOwn
+) -> XrayDataModule | None:
     """The data of a checkpoint whose patients cannot be compared with others by their ids."""
     reason = ""
     try:
@@ -107,6 +116,8 @@ def _require_own(
             return own
     except XrayError as error:
         reason = f": {error}"
+    if choice is None:
+        return None
     known = description.split.get("population")
     raise ConfigError(fault("cannot_be_compared", choice, known, data.source, reason))
 
@@ -119,16 +130,16 @@ def choose_test_images(
 ) -> tuple[dict[str, Split], str]:
     """The test set without patients the checkpoint learned from, and a note on what it has met."""
     # "exclude" leaves their images out, "report" puts them into "test_seen". Where ids cannot be
-    # compared, a choice compares pixels with the checkpoint's own data; without one all are scored.
+    # compared, a choice compares pixels with the checkpoint's own data, and none names of files.
     if choice is not None:
         require_choice("overlap", choice, ("exclude", "report"))
     fingerprint, whole = data.split.subset_fingerprints["test"], {"test": data.split}
     trained = description.split.get("subsets", {}).get("test", "unknown")
     if fingerprint == trained and not choice:
         return whole, ""
-    find = partial(_require_own, description, data, choice, find_own) if choice else lambda: None
+    find = partial(_require_own, description, data, choice, find_own)
     about, cache_dir = (description, data.source, data.subset_records("test")), data.cache_dir
-    met = recognise_patients(*about, find, cache_dir=cache_dir)
+    met = recognise_patients(*about, find, cache_dir=cache_dir, pixels=bool(choice))
     seen, rows = met.seen, data.split.subsets["test"]
     told = fingerprint, trained, met.how, int(seen.sum()), choice
     (note,) = tell(__package__, "test_images", *told)
