@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from numbers import Real
+from numbers import Integral, Real
 from operator import ge, gt, le, lt
 from typing import Any
 
@@ -61,11 +61,12 @@ class NonFiniteLossError(XrayError):
     """Training produced a loss that is NaN or infinite; the message names the images."""
 
 
-def require_integer(name: str, value: object, least: int) -> int:
+def require_integer(name: str, value: Any, least: int) -> int:
     """The value, if it is a whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    number = isinstance(value, Integral) and not isinstance(value, bool)  # NumPy's too
+    if not number or value < least:
         raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return value
+    return int(value)
 
 
 def require_number(

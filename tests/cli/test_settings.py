@@ -47,6 +47,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> None:
         ("train trainer.devices=0", "trainer.devices must be at least 1"),
         ("train optim.optimizer.lr=nan", "optim.optimizer.lr must be a number"),
         ("train resume=none", "no config.yaml there"),
+        ("train resume=none hydra.run.dir=new", "no config.yaml there"),
+        ("compare any.ckpt any.ckpt", "any.ckpt is a checkpoint, which holds no scores"),
         ("train -m +lr=0.1 seed=0,1", "optim.optimizer.lr"),
         *((f"{verb} none.ckpt", "no checkpoint at none.ckpt") for verb in OF_A_CHECKPOINT),
         ("evaluate any.ckpt loss=focal", "loss: an evaluation can change only data, split"),

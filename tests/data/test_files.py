@@ -46,8 +46,9 @@ def test_folder(tree: Path) -> None:
     assert "a/notes.txt" in images
     assert skipped == ["table.csv", "c/DICOMDIR"]
     (tree / "c/x[1].JPG").unlink()
-    with pytest.raises(FileNotFoundError, match="no image in c: 1 files there are neither DICOM"):
-        find_images(["c"])
+    for names, told in (("c", "c: 1 files there are neither DICOM"), ([], "an empty list")):
+        with pytest.raises(FileNotFoundError, match=f"no image in {told}"):
+            find_images(names)
 
 
 @pytest.mark.parametrize(

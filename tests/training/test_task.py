@@ -191,7 +191,7 @@ def test_plateau_is_told_after_each_epoch(data, trainer) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number(value: float) -> None:
-    match = rf"the loss became {value} in epoch 4 on the images a\.png, b\.png\. .*optimizer\.lr"
+    match = rf"the loss became {value} in epoch 5 on the images a\.png, b\.png\. .*optimizer\.lr"
     with pytest.raises(xl.NonFiniteLossError, match=match):
         require_finite(torch.tensor(value), ["a.png", "b.png"], 4)
     require_finite(torch.tensor(1e30), ["a.png"], 4)

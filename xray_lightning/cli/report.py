@@ -27,8 +27,8 @@ def report(request: Request) -> None:
     """Make report.html and report.json of a run again; training has made them at its end."""
     run = read_run(Path(request.files[0]))
     data, missing = open_again(run, request.own["trust"])
-    values = write_report(run, audit_run(*data, run) if data else None, missing)
-    request.present(values, *say("reported", values, run.folder / "report.html"))
+    values = write_report(run, audit_run(*data, run) if data else None, missing, request.out)
+    request.present(values, *say("reported", values, (request.out or run.folder) / "report.html"))
 
 
 def card(request: Request) -> None:

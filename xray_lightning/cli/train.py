@@ -11,6 +11,7 @@ from xray_lightning.cli.failures import KEPT, run_guarded
 from xray_lightning.cli.info import show_settings
 from xray_lightning.cli.settings import Settings, find_conf
 from xray_lightning.errors import ConfigError
+from xray_lightning.folders import name_run
 from xray_lightning.processes import STOPPED
 
 
@@ -76,6 +77,8 @@ def with_sweep_folder(arguments: Sequence[str]) -> list[str]:
 
 def _fit(config: Settings) -> float | None:
     alone = not in_sweep()
+    if config.resume:
+        name_run(config.resume)  # refuses what is none, also beside hydra.run.dir=
     source = make(config.data) if alone and not config.resume else None  # a table is not there
     from xray_lightning.cli.fit import start_run, sweep_run  # torch, after that was said
 

@@ -60,7 +60,7 @@ class CsvTable(Source):
         entries.require(*columns.values())
         rest = [name for name in entries.columns if name not in {*columns, *columns.values()}]
         entries = replace(entries, frame=entries.frame.select(*rest, **columns))
-        entries.require("image", once="image")
+        entries.require("image", once="image", remedy="data.columns={image: NAME}")
         folder = Path(table).parent if root is None else root
         self.root = require_directory(folder, "The images of the table were to be found there")
         self.name, self.allow_missing = name, allow_missing

@@ -95,13 +95,13 @@ def match_paths(name: str | Path, *, recursive: bool = False) -> list[Path]:
     return list(map(Path, sorted(matches)))
 
 
-def find_images(names: Sequence[str | Path]) -> ImageFiles:
+def find_images(names: str | Path | Sequence[str | Path]) -> ImageFiles:
     """The images that files, folders (with all below) and patterns (``scans/**/*.dcm``) name."""
     # What is named is taken for an image whatever it holds; in folders content or ending decide: a
     # damaged .png cannot be read. A link keeps its own name, unless its file is among the images.
     images: dict[Path, None] = {}  # ordered
     skipped: dict[Path, None] = {}
-    for name in names:
+    for name in (names := [names] if isinstance(names, str | Path) else names):
         if not (places := match_paths(name, recursive=True)):
             raise DataNotFoundError(f"{name}: no such file or folder, and no file matches it")
         for place in places:

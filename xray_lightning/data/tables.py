@@ -66,10 +66,10 @@ class Table:
         """File and row, for messages."""
         return f"{self.path}, row {self.rows[index]}"
 
-    def require(self, *names: str, once: str = "") -> None:
+    def require(self, *names: str, once: str = "", remedy: str = "") -> None:
         """Refuse a table that lacks one of the columns, or where a cell of ``once`` repeats."""
         if absent := [name for name in names if name not in self.columns]:
-            raise TableError(fault("lacks_columns", self, absent))
+            raise TableError(fault("lacks_columns", self, absent, remedy))
         if not once:
             return
         self.refuse_blanks(once)

@@ -196,6 +196,8 @@ def _write(format: str, classifier: Classifier, two: Pixels, path: Path) -> Run:
             return WRITERS[format](classifier, torch.from_numpy(two), path)
     except ImportError as error:
         raise ConfigError(fault("no_exporter", format, error.name)) from error
+    except OSError:  # of the disk
+        raise
     except Exception as error:  # an exporter raises whatever a layer of it does
         raise CheckpointError(fault("no_export", classifier.checkpoint, format, error)) from error
 

@@ -139,6 +139,8 @@ class Desk:
         self, request: Request, model: str = "", maps: bool = False, film: bool = False
     ) -> Response:
         """Findings of a film by one model, or by all; with maps, and with its picture."""
+        if strange := sorted({*request.query_params} - {"model", "maps", "film"}):
+            raise HTTPException(422, f"Unknown: {', '.join(strange)}; take model, maps and film.")
         if model and model not in self.models:
             raise HTTPException(404, f"There is no such model: take {' or '.join(self.models)}.")
         if not self._seats.acquire(blocking=False):
@@ -320,8 +322,9 @@ def serve(
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ConfigError(f"host={host} port={port}: {error.strerror}; take others") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"host={host} port={port}: {reason}; take others") from error
     ready(f"http://{host}:{listening.getsockname()[1]}")
     quiet: Any = {"access_log": False, "log_level": "warning", "server_header": False}
     _Server(uvicorn.Config(app, timeout_graceful_shutdown=GRACE, **quiet)).run([listening])

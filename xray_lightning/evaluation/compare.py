@@ -156,6 +156,8 @@ def find_tables(pattern: str) -> list[Path]:
     # SWEEP/SETTINGS names the finished runs of one row of the sweep's leaderboard, all seeds;
     # SWEEP, or that, the pooled folds of a cross-validation.
     tables = []
+    if Path(pattern).suffix in (".ckpt", ".safetensors"):
+        raise ConfigError(f"{pattern} is a checkpoint, which holds no scores: name its run folder")
     for path in match_paths(pattern) or _find_group(Path(pattern)):
         table = path / TABLE if path.is_dir() else path
         tables += [table] if table.is_file() else find_pooled(path)

@@ -51,7 +51,8 @@ class ReaderStudy(Result):
 
 def _read(path: Path, image: str, reader: str, patient: str, modality: str) -> Readings:
     keys = [modality, reader, image]
-    table = read_table(path, *filter(None, (*keys, patient)))
+    table = read_table(path)
+    table.require(*filter(None, (*keys, patient)), remedy="image= and reader=")
     for name in filter(None, keys):
         table.refuse_blanks(name)
     others = [name for name in table.columns if name not in (*keys, patient)]

@@ -120,7 +120,9 @@ class Calibration(Result):
 def require_method(method: str | None) -> None:
     """Refuse an unknown method, before hours of training; None is none at all."""
     if method is not None and method not in METHODS:
-        raise ConfigError(f"calibration must be one of {', '.join(METHODS)}, got {method!r}")
+        raise ConfigError(
+            f"calibration must be one of {', '.join(METHODS)}, or null, got {method!r}"
+        )
 
 
 def fit_calibration(scores: Array, positive: Mask, method: str = "platt") -> Calibration:

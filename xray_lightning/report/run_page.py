@@ -15,6 +15,7 @@ from xray_lightning.data.source import Source, used_records
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.evaluate import USE, Evaluation
 from xray_lightning.evaluation.published import incomparable, read_published
+from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.estimates import FEW_PATIENTS
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.metrics.subgroups import ANY, KINDS, MEAN
@@ -36,11 +37,14 @@ SHEETS = ("claim", "tripod_ai")  # NAME.yaml has the items, and where their numb
 NO_AUDIT = "a card is made without the label table; report.html has the audit"
 
 
-def write_report(run: Run, audit: Audit | None, audit_missing: str = "") -> Values:
-    """Write report.html and report.json into the run's folder; what stands in report.json."""
+def write_report(
+    run: Run, audit: Audit | None, audit_missing: str = "", out: Path | None = None
+) -> Values:
+    """Write report.html and report.json into the run's folder or ``out``; what the latter holds."""
+    folder = prepare_folder(out) if out else run.folder
     values = report_values(run, audit, audit_missing)
-    write_file(run.folder / "report.html", run_page(run, values))
-    write_json(values, run.folder / "report.json")
+    write_file(folder / "report.html", run_page(run, values))
+    write_json(values, folder / "report.json")
     return values
 
 

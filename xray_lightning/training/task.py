@@ -230,4 +230,4 @@ def require_finite(loss: Tensor, image_ids: Sequence[str], epoch: int) -> None:
     """Stop at the first loss that is NaN or infinite."""
     if bool(torch.isfinite(loss)):
         return
-    raise NonFiniteLossError(fault("loss_became", float(loss), epoch, image_ids))
+    raise NonFiniteLossError(fault("loss_became", float(loss), epoch + 1, image_ids))
