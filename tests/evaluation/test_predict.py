@@ -273,6 +273,7 @@ def test_an_estimate_that_known_targets_refute_is_not_applied(points: xl.Operati
         assert test.prevalence == pytest.approx(truth.mean())
     head, line = say("refuted_priors", tests)
     assert "NOT applied for 1 of 2 labels" in head
+    assert head.startswith("warning: on the known targets the correction makes"), "no cause is told"
     assert f"Mass: prevalence {tests['Mass'].estimate:.3f} (known: 0.1" in line
     assert f"Brier {tests['Mass'].brier:.3f} to {tests['Mass'].corrected:.3f}" in line
     forced, tests = correct_priors("force_estimate", moved, points)

@@ -6,6 +6,7 @@ asks for pandas below 3, so it is no dependency, as cleanlab is under the AGPL
 lifelines autograd autograd-gamma statsmodels patsy formulaic`` runs its test.
 """
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -17,7 +18,8 @@ from scipy.stats import t
 from xray_lightning import ConfigError, PatientBootstrap
 from xray_lightning.metrics import decisions
 from xray_lightning.metrics.decisions import count_violations, doubt_labels, share_among_neighbours
-from xray_lightning.metrics.intervals import Spread, effective_patients, share_interval
+from xray_lightning.metrics.intervals import Band, Spread, effective_patients, share_interval
+from xray_lightning.wording import tell
 
 LINES = [0.05, 0.25, 0.5, 0.8]
 
@@ -69,9 +71,26 @@ def test_bands_are_those_of_patients_left_out() -> None:
         reach = np.sqrt(79 * np.var(parts, axis=0))
         reach *= t.ppf(0.975, sick.sum() ** 2 / (sick**2).sum() - 1)
         np.testing.assert_allclose(np.subtract(band.high, band.low), 2 * reach, rtol=0.06)
-    rows = zip(LINES, found.model.low, found.above_all.low, strict=True)
-    assert found.useful == [line for line, *lows in rows if min(lows) > 0]
+    rows = zip(LINES, found.model.low, found.above_all.low, strict=True)  # less one of 80 patients
+    worse = {x: min(own - x / (1 - x) / 80, above - 1 / 80) for x, own, above in rows}
+    assert found.useful == [line for line, low in worse.items() if low > 0]
     assert type(found).from_json(found.to_json()) == found
+
+
+def test_useless_scores_are_not_shown_to_help_where_nothing_could_tell() -> None:
+    """No finding lies below 1 %, in any draw; good scores are shown to help."""
+    targets = (np.arange(3000) % 20 == 0).astype(float)
+    useless = np.where(np.arange(3000) % 500 == 1, 0.001, 0.05)
+    bootstrap = PatientBootstrap(np.arange(3000), 200)
+    found = decisions.measure_net_benefit(bootstrap, useless, targets)
+    assert found.above_all.low[0] > 0
+    assert found.useful == []
+    good = decisions.measure_net_benefit(bootstrap, useless + targets / 2, targets)
+    assert good.useful == found.thresholds[5:]
+    curves = {"a": found, "b": good, "c": replace(found, call_all=Band([0], [np.nan], [np.nan]))}
+    shown, idle, unknown = tell("xray_lightning.report", "net_benefit", curves, {})
+    assert "each threshold alone" in shown
+    assert (idle[-2:], unknown[-2:]) == (" a", " c")
 
 
 def test_two_models_on_the_same_draws() -> None:
@@ -183,8 +202,11 @@ def test_conformal_sets_by_brute_force(risk: float, labels: int) -> None:
     targets[0, 0] = np.nan
     losses = {line: lose(scores >= line, targets, codes) for line in [0.0, *np.unique(scores)]}
     allowed = [k for k, lost in losses.items() if lost.sum() + 1 <= risk * (len(lost) + 1) + 1e-9]
-    assert decisions.fit_set(scores, targets, codes, risk) == max(allowed, default=0)
-    assert (max(allowed, default=0) > 0) == (risk > 0.01), "60 patients cannot promise 1 %"
+    wanted = max(allowed, default=np.nan)
+    np.testing.assert_equal(decisions.fit_set(scores, targets, codes, risk), wanted)
+    assert (wanted > 0) == (risk > 0.01), "60 patients cannot promise 1 %"
+    calls = (np.arange(300) % 4 > 0)[:, None] * 1.0  # miss a quarter of the findings
+    assert decisions.fit_set(calls, np.ones_like(calls), np.arange(300), 0.1) == 0
     groups = {"all": codes >= 0, "F": np.arange(len(codes)) % 3 > 0}
     found = decisions.measure_set(scores, targets, codes, 0.5, groups)
     for name, rows in groups.items():

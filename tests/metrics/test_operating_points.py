@@ -11,6 +11,7 @@ from xray_lightning.metrics import operating_points
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import METHODS, Calibration, fit_calibration
 from xray_lightning.metrics.operating_points import OperatingPoints, choose_threshold
+from xray_lightning.wording import tell
 
 
 def sample(images: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -171,3 +172,13 @@ def test_misses_and_false_alarms_by_hand() -> None:
     told = {label: (one.missed, one.false_alarms) for label, one in calls.labels.items()}
     assert told == {"a": ((2, 2), (2, 4)), "b": ((1, 1), (1, 4))}
     assert type(calls).from_json(calls.to_json()) == calls
+    gaps = operating_points.count_wrong_calls("abc", scores, targets * [1, 1, np.nan], {"a": 0.5})
+    assert tell("xray_lightning.report", "calls", gaps)[0].startswith("no image is known to be")
+
+
+def test_why_there_is_no_conformal_set() -> None:
+    points = OperatingPoints("f1", 0.9, "val", "", {}, {"a": np.nan, "b": 0.0, "c": 0.1})
+    points = OperatingPoints.from_json(points.to_json())
+    *_, few, whole = tell("xray_lightning.report", "selection", points, {}, {}, "margin")
+    assert (few[:13], few[-3:]) == ("note: no set,", ": a")
+    assert (whole[:32], whole[-3:]) == ("note: every image is in the set,", ": b")

@@ -17,6 +17,7 @@ from xray_lightning.data.source import Mask, Pixels
 from xray_lightning.explain.maps import EVEN, Grids, enlarge
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Floats, divided, mean_of_defined, percentile_interval
+from xray_lightning.metrics.ranks import Codes
 from xray_lightning.models.batches import run_batches
 from xray_lightning.models.network import XrayNet
 from xray_lightning.results import Result
@@ -33,6 +34,7 @@ FLAGGED, CLEAR, UNDECIDED = "flagged", "not flagged", "undecided"
 # of several verdicts: the least if all must be flagged, the greatest if one is enough
 RISING = (CLEAR, UNDECIDED, FLAGGED)
 BATCH = 64
+LEAST = 10  # patients with something and without, below which nothing is decided
 # What covering a region may cost an honest model; chosen on trainings that the README does not show
 # (phantom 1, seeds 10 and 11).
 AUROC_MARGIN = 0.05
@@ -56,10 +58,8 @@ def find_body(pixels: Pixels) -> tuple[Mask, Mask]:
     if count < 2:
         return np.ones(pixels.shape, np.bool_), np.zeros(pixels.shape, np.bool_)
     largest = pieces == 1 + sizes[1:, cv2.CC_STAT_AREA].argmax()
-    from_left, from_right = (
-        np.logical_or.accumulate(largest[:, ::step], axis=1)[:, ::step] for step in (1, -1)
-    )
-    inside = from_left & from_right
+    ways = (np.logical_or.accumulate(largest[:, ::step], axis=1)[:, ::step] for step in (1, -1))
+    inside: Mask = np.logical_and(*ways)
     return inside, inside & ~largest
 
 
@@ -75,9 +75,8 @@ def mask_corners(shape: tuple[int, int]) -> Mask:
 
 def _near_ends(shape: tuple[int, int], depth: float) -> list[Mask]:
     """The rows (H,) and columns (W,) within ``depth`` of the side from an end."""
-    return [
-        np.minimum(np.arange(side), np.arange(side)[::-1]) < round(depth * side) for side in shape
-    ]
+    ends = (np.minimum(np.arange(side), np.arange(side)[::-1]) for side in shape)
+    return [end < round(depth * len(end)) for end in ends]
 
 
 def mask_letters(pixels: Pixels, lungs: Mask) -> Mask:
@@ -197,6 +196,8 @@ def measure_drop(
     logits: Floats, occlusion: Occlusion, index: int, targets: Floats, bootstrap: PatientBootstrap
 ) -> ScoreDrop:
     """What covering a region costs the label at ``index``; logits (N, L) of the whole images."""
+    if are_few(bootstrap.codes, targets):  # no draws: no interval and no verdict
+        bootstrap = bootstrap.of(bootstrap.codes, bootstrap.counts[:1])
     own = logits[:, index]
     hidden = occlusion.logits[:, index], occlusion.control[:, index]
     whole, spread = bootstrap.auroc(own, targets), float(own.std()) or np.nan
@@ -206,6 +207,11 @@ def measure_drop(
     there = occlusion.area[occlusion.area > 0]
     verdict = max(auroc.verdict, logit.verdict, key=RISING.index)
     return ScoreDrop(len(there), float(mean_of_defined(there)), auroc, logit, verdict)
+
+
+def are_few(codes: Codes, attribute: Floats) -> bool:
+    """Whether fewer than ``LEAST`` patients have the attribute, (N,) 0, 1 or NaN, or lack it."""
+    return min(len(np.unique(codes[attribute == side])) for side in (0, 1)) < LEAST
 
 
 def measure_gap(values: Floats, targets: Floats, bootstrap: PatientBootstrap) -> Floats:

@@ -33,7 +33,6 @@ from xray_lightning.wording import tell
 
 LIMIT = 2000  # images: a drawn sample of a larger subset
 FOLDS = 5
-LEAST = 10  # patients with and without, below which there is no probe
 PENALTY = 0.1  # scikit-learn's C, on standardised features; not tuned
 Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
 CAUGHT, NOT_CAUGHT = "caught", "not caught"
@@ -152,7 +151,7 @@ def probe(features: Floats, attribute: Floats, bootstrap: PatientBootstrap, seed
     """AUROC at which logistic regression of features (N, C), fitted on other patients, tells it."""
     # NaN with too few patients on either side of the attribute, (N,) 0, 1 or NaN.
     codes, known = bootstrap.codes, ~np.isnan(attribute)
-    if min(len(np.unique(codes[attribute == side])) for side in (0, 1)) < LEAST:
+    if occlusion.are_few(codes, attribute):
         return Estimate(np.nan)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=1000))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
@@ -247,11 +246,8 @@ def examine(
     bootstrap = PatientBootstrap(sample.patients, draws, seed)
     logits = run_batches(net, sample.images).double().numpy()  # (N, L)
     occlusions = occlusion.occlude(net, sample.images, sample.marker, seed)
-    columns = {
-        label: column
-        for label, column in zip(net.labels, sample.targets.T.astype(np.float64), strict=True)
-        if not np.isnan(column).all()
-    }
+    pairs = zip(net.labels, sample.targets.T.astype(np.float64), strict=True)
+    columns = {label: column for label, column in pairs if not np.isnan(column).all()}
     labels = {}
     for label, column in columns.items():
         index, rows = net.labels.index(label), np.flatnonzero(column == 1)
@@ -281,12 +277,12 @@ def decide(
 ) -> tuple[str, str]:
     """Verdict of a label by the rule of audit/README.md, and the reason in a sentence."""
     verdict = max((drop.verdict for drop in drops.values()), key=occlusion.RISING.index)
-    worst, *more = (name for name, drop in drops.items() if drop.verdict == verdict)
-    if verdict != occlusion.UNDECIDED:
-        kind = "auroc" if verdict == occlusion.CLEAR else "logit"
-        worst = max([worst, *more], key=lambda name: getattr(drops[name], kind).region.value)
+    alike = (name for name, drop in drops.items() if drop.verdict == verdict)
+    worst = max(alike, key=lambda name: drops[name].logit.region.value)
+    regions = [drop.auroc.region for drop in drops.values()]
+    most = max(0.0, *(max(region.value, *region.interval) for region in regions))  # NaN is no end
     dense = [name for name, region in energy.items() if region.verdict == occlusion.FLAGGED]
-    about = worst, drops[worst], auroc, verdict == occlusion.CLEAR, dense
+    about = worst, drops[worst], auroc, most if verdict == occlusion.CLEAR else None, dense
     return OF_LABEL.get(verdict, verdict), tell(__package__, "shortcut", *about)[0]
 
 

@@ -274,7 +274,7 @@ def measure_sets(
     groups |= {f"{dimension} {group}": own == group for dimension, group, own in told}
     for name, limit in points.conformal.items():
         labels = [*points.labels] if name == decisions.ALL_LABELS else [name]
-        if limit and set(labels) <= set(predictions.labels):  # from 0 on, every image is in the set
+        if limit > 0 and set(labels) <= set(predictions.labels):  # from 0 on, it has every image
             kept = predictions.keep(labels)
             sets[name] = decisions.measure_set(kept.scores, kept.targets, codes, limit, groups)
     return sets

@@ -64,8 +64,8 @@ def correct_priors(
     prior: Prior, predictions: Predictions, points: OperatingPoints | None
 ) -> tuple[Pairs, dict[str, PriorTest]]:
     """Prevalences to correct calibrations from and to, and a test of each with known targets."""
-    # An estimate is right if nothing but the prevalence changed, which known targets can refute:
-    # one that makes Brier's score worse is left out, unless ``prior`` is "force_estimate".
+    # An estimate is right if nothing but the prevalence changed, and it has noise: one that makes
+    # Brier's score worse on known targets is left out, unless ``prior`` is "force_estimate".
     pairs, tests = {}, {}
     known_points = points.labels if points else {}
     for label, value in resolve_prior(prior, predictions.labels, points).items():
@@ -79,7 +79,7 @@ def correct_priors(
         moved, truth = calibration.at_prior(before, now)(scores), targets.astype(np.float64)
         figures = np.stack([truth, (plain - truth) ** 2, (moved - truth) ** 2], axis=1)
         prevalence, brier, corrected = mean_of_defined(figures).tolist()
-        applied = prior != ESTIMATE or not corrected > brier  # NaN: nothing refutes it
+        applied = prior != ESTIMATE or not corrected > brier  # NaN: nothing is against it
         if applied:
             pairs[label] = before, now
         if not np.isnan(prevalence):

@@ -31,7 +31,7 @@ class DecisionCurve(Result):
     model: Band
     call_all: Band  # of calling every image
     above_all: Band  # the first less the second, on the same draws
-    useful: list[float]  # thresholds at which the model's lower ends are above all and none
+    useful: list[float]  # thresholds where lower ends are above all and none by a patient's weight
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,17 @@ def measure_net_benefit(
     targets: Array,  # (N,), NaN where unknown (left out)
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> DecisionCurve:
-    """Decision curve of one label. Bands are Student's and hold at one threshold at a time."""
+    """Decision curve of one label. Bands and ``useful`` hold at one threshold at a time."""
+    # Where few images lie on one side, all alike, no draw tells against the model; a patient would.
     known = is_known(targets)
     positive, side = targets[known] == 1, bootstrap.subset(known)
     kinds = probabilities[known], np.ones(len(positive))
     model, everyone = (draw_net_benefit(side, kind, positive, thresholds) for kind in kinds)
     effective = _count_rarer(side, positive)
     own, others, above = (_band(each, effective) for each in (model, everyone, model - everyone))
-    useful = np.minimum(own.low, above.low) > 0
-    lines = np.asarray(thresholds)[useful].tolist()
-    return DecisionCurve(list(thresholds), own, others, above, lines)
+    lines, patients = np.asarray(thresholds), len(np.unique(side.codes))
+    useful = np.minimum(above.low, own.low * (1 / lines - 1)) * patients > 1
+    return DecisionCurve(list(thresholds), own, others, above, lines[useful].tolist())
 
 
 def compare_net_benefit(
@@ -236,13 +237,15 @@ def fit_set(scores: Array, targets: Array, codes: Codes, risk: float) -> float:
     Angelopoulos et al. 2022, eq. 4: (n R + 1) / (n + 1) <= risk, where R is the mean loss and 1 its
     bound. Images of a patient are not exchangeable, patients are: a loss is that of a patient, the
     mean over his images with a finding of the share that is left out, n the patients with any.
+    NaN if these are too few for any threshold; 0, with every image in the set, if none above is.
     """
     present = targets == 1
     order = np.argsort(scores[present])
     ranked, weights = scores[present][order], weigh_findings(present, codes)[present][order]
     missed = np.append(0, np.cumsum(weights))[np.searchsorted(ranked, ranked)]  # below each score
     patients = len(np.unique(codes[present.any(axis=1)]))
-    return float(ranked[missed <= risk * (patients + 1) - 1 + ROUNDING].max(initial=0))
+    allowed = risk * (patients + 1) - 1 + ROUNDING
+    return float(ranked[missed <= allowed].max(initial=0)) if allowed >= 0 else np.nan
 
 
 def weigh_findings(present: Mask, codes: Codes) -> Floats:

@@ -44,9 +44,9 @@ def reader() -> Callable[..., XrayNet]:
 
 @pytest.fixture(scope="session")
 def films() -> tuple[Phantom, Tensor, np.ndarray, np.ndarray]:
-    """A phantom with the marker, its images (N, 1, H, W), targets (N, 2) and patients."""
+    """A phantom with the marker, its images (N, 1, H, W), targets (N, 2, ten of each), patients."""
     torch.manual_seed(0)
-    phantom = Phantom(80, seed=2, size=SIZE, shortcut="marker")
+    phantom = Phantom(100, seed=3, size=SIZE, shortcut="marker")
     pixels = [torch.from_numpy(phantom.read(record)) for record in phantom.records]
     columns = [phantom.labels.index(label) for label in LABELS]
     targets = target_matrix(phantom.records)[:, columns]

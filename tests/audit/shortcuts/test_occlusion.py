@@ -7,7 +7,7 @@ from toy import toy_net
 from xray_lightning import PatientBootstrap, XrayNet
 from xray_lightning.audit import occlusion
 from xray_lightning.audit.occlusion import CLEAR, FLAGGED, UNDECIDED, find_body, mask_elsewhere
-from xray_lightning.audit.shortcuts import pool_features
+from xray_lightning.audit.shortcuts import decide, pool_features
 from xray_lightning.models.batches import run_batches
 
 SIZE = 48
@@ -117,6 +117,22 @@ def test_logits_see_what_a_saturated_auroc_hides() -> None:
     drop = occlusion.measure_drop(logits, hidden, 0, targets, BOOTSTRAP)
     assert (drop.auroc.region.value, drop.auroc.verdict) == (0, CLEAR)
     assert drop.logit.verdict == drop.verdict == FLAGGED
+
+
+def test_few_patients_are_undecided_and_at_most_is_an_upper_end() -> None:
+    logits, hidden, targets = sample(0.0, 0.0)
+    few = np.where(np.cumsum(targets) > 9, 0, targets)
+    drop = occlusion.measure_drop(logits, hidden, 0, few, BOOTSTRAP)
+    verdict, reason = decide({"corners": drop}, {}, 0.8)
+    assert (drop.verdict, verdict, reason[:28]) == (
+        UNDECIDED,
+        UNDECIDED,
+        "no interval: fewer than ten ",
+    )
+    hidden.logits[:, 0] += np.random.default_rng(0).normal(0, 0.1, N)
+    drop = occlusion.measure_drop(logits, hidden, 0, targets, BOOTSTRAP)
+    upper = drop.auroc.region.interval[1]
+    assert f"at most {upper:.3f} of its" in decide({"corners": drop}, {}, 0.8)[1]
 
 
 def test_undefined_is_undecided() -> None:
