@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from xray_lightning.errors import ConfigError, OutputError
 from xray_lightning.processes import slurm_step
+from xray_lightning.wording import fault
 from xray_lightning.writing import HOST, alive, remove_leftovers, write_file
 
 LOCK, OWNER = ".lock", ".lock.owner"
@@ -40,10 +41,7 @@ def prepare_folder(folder: Path) -> Path:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(
-            f"cannot write to the folder {folder} ({error.strerror}): make it writable, or name "
-            "another run directory"
-        ) from error
+        raise ConfigError(fault("not_writable", folder, error.strerror)) from error
     remove_leftovers(folder)
     return folder
 
@@ -56,20 +54,14 @@ def lock_folder(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=GRACE if _owner(folder)[2] else 0)
     except Timeout as error:
         host, process, _ = _owner(folder)
-        raise LockedError(
-            f"{folder} is being written to by another process ({process} on {host}): wait for it, "
-            "or name another folder"
-        ) from error
+        raise LockedError(fault("locked", folder, process, host)) from error
     except OSError as error:
         raise ConfigError(f"cannot lock the folder {folder} ({error.strerror})") from error
     try:
         write_file(folder / OWNER, f"{HOST} {os.getpid()}")
         yield
         if not (folder / OWNER).is_file():
-            raise OutputError(
-                f"the folder {folder} was removed or renamed while this was writing to it: what it "
-                "holds is not complete; start again"
-            )
+            raise OutputError(fault("removed", folder))
     finally:
         (folder / OWNER).unlink(missing_ok=True)
         lock.release()

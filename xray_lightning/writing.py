@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from xray_lightning.errors import OutputError
+from xray_lightning.wording import fault
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,10 +73,7 @@ def write_file(path: Path, content: str | bytes, **options: Any) -> None:
 def require_folder(path: Path) -> None:
     """Never write what is left of a result into a folder made anew."""
     if not path.parent.is_dir():
-        raise OutputError(
-            f"the folder {path.parent} is gone, {path.name} cannot be written: something removed "
-            "or renamed it while this was running"
-        )
+        raise OutputError(fault("gone", path))
 
 
 def remove_leftovers(folder: Path) -> None:
