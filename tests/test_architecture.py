@@ -8,10 +8,10 @@ from pathlib import Path
 from test_house import ROOT, TREES
 
 FLOORS = [
-    ["errors", "formats", "processes"],
+    ["errors", "formats", "processes", "wording"],
     ["writing"],
     ["records", "folders", "results", "progress"],
-    ["hub", "wording", "shards"],
+    ["hub", "shards"],
     ["data", "models", "metrics"],
     ["checkpoint"],
     ["training"],

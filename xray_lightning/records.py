@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.errors import TableError
+from xray_lightning.wording import fault
 
 NAN = math.nan
 NO_FINDING = "No Finding"
@@ -180,15 +181,6 @@ def patients_known(records: Sequence[Record]) -> bool:
     return read_column(records, "patient_id") != read_column(records, "image_id")
 
 
-def patients_text(count: int | None) -> str:
-    """How many patients, where the label table tells them.
-
-    >>> patients_text(1200), patients_text(None)
-    ('1,200 patients', 'an unknown number of patients')
-    """
-    return "an unknown number of patients" if count is None else f"{count:,} patients"
-
-
 def canonical(finding: str, labels: Sequence[str], place: str) -> str:
     """The name of ``finding``, spaces around it allowed, in ``labels``; ``place``: where it stands.
 
@@ -198,10 +190,7 @@ def canonical(finding: str, labels: Sequence[str], place: str) -> str:
     name = finding.strip()
     name = ALIASES.get(name, name)
     if name not in labels:
-        raise TableError(
-            f"{place}: unknown label {finding.strip()!r}; the known labels are {', '.join(labels)}"
-            f" (and {NO_FINDING!r})"
-        )
+        raise TableError(fault("unknown_label", place, finding.strip(), labels, NO_FINDING))
     return name
 
 

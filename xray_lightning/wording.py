@@ -5,8 +5,6 @@ from collections.abc import Collection, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from xray_lightning.records import patients_text
-
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -83,6 +81,15 @@ def p_text(value: float | None) -> str:
     ('< 0.001', '0.250')
     """
     return "< 0.001" if value is not None and value < 0.001 else number(value)
+
+
+def patients_text(count: int | None) -> str:
+    """How many patients, where the label table tells them.
+
+    >>> patients_text(1200), patients_text(None)
+    ('1,200 patients', 'an unknown number of patients')
+    """
+    return "an unknown number of patients" if count is None else f"{count:,} patients"
 
 
 def name_first(names: Collection[str], most: int = 3) -> str:

@@ -9,9 +9,9 @@ from xray_lightning.evaluation.published import Published
 from xray_lightning.metrics.decisions import ALL_IMAGES, PREVALENCES, SIZE
 from xray_lightning.metrics.estimates import FEW_PATIENTS, POINT
 from xray_lightning.metrics.subgroups import ANY, KINDS, MEAN
-from xray_lightning.records import patients_text
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import tabulate
+from xray_lightning.wording import patients_text
 
 
 def evaluation_lines(
