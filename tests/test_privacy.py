@@ -200,9 +200,10 @@ def test_serve(folder, tmp_path, monkeypatch, caplog, capfd) -> None:
     headers = {"referer": "http://zqxwvk.example/98989898", "x-patient": "ZQXWVK^Jane"}
     monkeypatch.setattr(SpooledTemporaryFile, "rollover", lambda _: pytest.fail("to the disk"))
     with caplog.at_level("DEBUG"):
-        answers = ask(app, *films, *forms, url="/v1/predict?film=true&zqxwvk=1", headers=headers)
+        answers = ask(app, *films, *forms, url="/v1/predict?film=true", headers=headers)
+        answers += ask(app, whole, url="/v1/predict?zqxwvk=1", headers=headers)
         answers += ask(app, "/metrics", "/zqxwvk")
-    assert [one.status_code for one in answers] == [*[200, 200, 422, 413] * 2, 200, 404]
+    assert [one.status_code for one in answers] == [*[200, 200, 422, 413] * 2, 422, 200, 404]
     said = "".join(one.getMessage() for one in caplog.records if one.name != "httpx")  # the client
     for text in (said, *capfd.readouterr(), *(f"{one.headers}{one.text}" for one in answers)):
         assert not list(leaks(text.encode(), "service"))

@@ -139,8 +139,8 @@ class Desk:
         self, request: Request, model: str = "", maps: bool = False, film: bool = False
     ) -> Response:
         """Findings of a film by one model, or by all; with maps, and with its picture."""
-        if strange := sorted({*request.query_params} - {"model", "maps", "film"}):
-            raise HTTPException(422, f"Unknown: {', '.join(strange)}; take model, maps and film.")
+        if {*request.query_params} - {"model", "maps", "film"}:
+            raise HTTPException(422, "The query may hold model, maps and film, no other word.")
         if model and model not in self.models:
             raise HTTPException(404, f"There is no such model: take {' or '.join(self.models)}.")
         if not self._seats.acquire(blocking=False):
