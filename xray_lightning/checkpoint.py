@@ -16,10 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from xray_lightning.data.partition import SUBSETS, describe_split
+from xray_lightning.data.partition import describe_split
 from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import CheckpointError, OutputError
-from xray_lightning.formats import upgrade_description, upgrade_settings
+from xray_lightning.formats import FACTS, upgrade_description, upgrade_settings
 from xray_lightning.hub import find_checkpoint
 from xray_lightning.models.backbones import fill, require_whole
 from xray_lightning.models.gate import Gate
@@ -36,27 +36,11 @@ FORMAT = 2
 TTA = ("none", "flip")  # scores of the image, or their mean with its mirror image
 LEARNED = ("train", "val")  # val chose the checkpoint, so its patients are not new to it either
 
-TEXT, WHOLE, NUMBER, NAMES, MAPPING = (str,), (int,), (int, float), (list, tuple), (dict,)
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
-TYPES: dict[str, tuple[type, ...]] = {  # of entries that are not just any plain value; *: an index
-    **dict.fromkeys(("net", "preprocessing", "split", "config", "operating_points"), MAPPING),
-    **dict.fromkeys(("net.labels", "net.cbam_after"), NAMES),
-    **dict.fromkeys(("net.labels.*", "net.cbam_after.*", "net.backbone", "net.head"), TEXT),
-    **dict.fromkeys(("net.cbam", "net.normalise", "split.name", "split.fingerprint"), TEXT),
-    **dict.fromkeys(("net.image_size", "net.cbam_reduction", "preprocessing.image_size"), WHOLE),
-    **dict.fromkeys(("net.dropout", "net.mean", "net.std"), NUMBER),
-    **dict.fromkeys(("net.head_options", "operating_points.labels", "split.subsets"), MAPPING),
-    **dict.fromkeys(("config.data", "config.split", "config.trainer", "split.patients"), MAPPING),
-    **{f"split.subsets.{subset}": TEXT for subset in SUBSETS},
-    **{f"split.patients.{subset}": NAMES for subset in LEARNED},
-    **{f"split.patients.{subset}.*": TEXT for subset in LEARNED},
-    "preprocessing.clahe": (bool,),
-    "split.population": TEXT,
-    "epoch": WHOLE,
-}
-NEEDED = ("net.labels", "net.image_size", "preprocessing.image_size", "preprocessing.clahe")
-OF_A_RUN = ("split.fingerprint", *(f"split.subsets.{subset}" for subset in SUBSETS))
-OF_PATIENTS = tuple(f"split.patients.{subset}" for subset in LEARNED)
+KINDS = {"text": (str,), "whole": (int,), "number": (int, float), "flag": (bool,)}
+KINDS |= {"list": (list, tuple), "mapping": (dict,)}
+TYPES = {name: KINDS[kind] for kind, names in FACTS["entries"].items() for name in names}
+NEEDED, OF_A_RUN, OF_PATIENTS = FACTS["needed"].values()
 
 
 @dataclass(frozen=True)
@@ -217,8 +201,8 @@ def _faults(plain: Mapping[str, Any], state: Any) -> Iterator[str]:
             yield f"{name} must be {', '.join(kind.__name__ for kind in kinds)}, got {entry!r:.80}"
         if isinstance(entry, float) and not math.isfinite(entry) and not name.startswith("config"):
             yield f"{name} is {entry}"
-    needed = NEEDED + (OF_A_RUN if {*plain["config"]} - {"tta"} else ())
-    needed += OF_PATIENTS if "split.population" in entries else ()
+    needed = NEEDED + (OF_A_RUN if {*plain["config"]} - {"tta"} else [])
+    needed += OF_PATIENTS if "split.population" in entries else []
     yield from (f"{name} is missing" for name in needed if name not in entries)
     sizes = [entries[f"{name}.image_size"] for name in ("net", "preprocessing")]
     if sizes[0] != sizes[1]:
