@@ -105,7 +105,7 @@ class Checkpoint:
         fill(net, self.state, str(self.path))
         return net.eval()
 
-    def _new_net(self) -> nn.Module:
+    def _new_net(self) -> Any:
         settings = {**self.description.net}
         own = [name for name in ("class", "head") if "." in str(settings.get(name, ""))]
         if own and not self.trust:
@@ -114,8 +114,7 @@ class Checkpoint:
             for name in own:
                 settings[name] = resolve_name(settings[name])  # runs its module's code
             if "class" in settings:
-                net: nn.Module = settings.pop("class")(**settings)
-                return net
+                return settings.pop("class")(**settings)
             return XrayNet(**{**settings, "weights": "none"})  # no file, no hub
         except Exception as error:  # a description may be wrong in any way
             raise CheckpointError(fault("no_network", self.path, error)) from error
@@ -242,8 +241,7 @@ def patients_of(data: "XrayDataModule") -> dict[str, object]:
     # Empty also where the data's patient ids must not leave it (see ``Source.population``).
     if not (population := data.source.population):
         return {}
-    keys = {k: patient_keys(population, data.subset_records(k)) for k in LEARNED}
-    patients = {subset: sorted(set(own)) for subset, own in keys.items()}
+    patients = {k: sorted({*patient_keys(population, data.subset_records(k))}) for k in LEARNED}
     return {"population": population, "patients": patients}
 
 

@@ -214,14 +214,12 @@ class Classifier:
                 scores = (scores + torch.sigmoid(self.net(images.flip(3)))) / 2
             return scores.cpu().numpy(), opinions
 
-    def map_squares(
-        self, squares: Pixels, labels: Sequence[str], method: str = "cam", *, batch_size: int = 16
-    ) -> Scores:
+    def map_squares(self, squares: Pixels, labels: Sequence[str], method: str) -> Scores:
         """Maps (N, K, h, w) of prepared squares, (N, S, S) uint8; see ``class_maps``."""
         batches = []
-        for start in range(0, len(squares), batch_size):
+        for start in range(0, len(squares), 16):
             with self._lock:
-                images = self._to_images(squares[start : start + batch_size])
+                images = self._to_images(squares[start : start + 16])
                 maps = class_maps(self.net, images, method=method, labels=labels)
             batches.append(maps.cpu().numpy())
         return np.concatenate(batches) if batches else np.empty((0, len(labels), 0, 0), np.float32)

@@ -59,7 +59,7 @@ def find_pretraining(name: str) -> Pretraining:
     return read_pretrainings().get(name) or Pretraining(name)
 
 
-def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> nn.Module:
+def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> Any:
     """A network for one-channel images without pool and classifier; timm's name, or one of ours."""
     known = find_pretraining(name)
     architecture = known.network.split(".")[0]
@@ -69,7 +69,7 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
     try:
         fixed = getattr(timm.get_pretrained_cfg(known.network), "fixed_input_size", False)
         overlay, size = dict(known.norm), {"img_size": image_size} if fixed else {}
-        backbone: nn.Module = timm.create_model(
+        return timm.create_model(
             known.network, pretrained=pretrained, pretrained_cfg_overlay=overlay,
             in_chans=1, num_classes=0, global_pool="", **(size | dict(known.options)),
         )  # fmt: skip
@@ -77,7 +77,6 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
         if pretrained:
             raise
         raise ConfigError(fault("cannot_build", name, _first_line(error))) from error
-    return backbone
 
 
 def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | None]:

@@ -58,8 +58,7 @@ class Gate:
 
     def to_plain(self) -> Json:
         """The entry of the checkpoint."""
-        own = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return own | {"kinds": list(self.kinds), "views": list(self.views)}
+        return vars(self) | {"kinds": list(self.kinds), "views": list(self.views)}
 
     def to_json(self) -> Json:
         """Without its tensors."""

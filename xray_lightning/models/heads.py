@@ -20,8 +20,11 @@ from xray_lightning.wording import fault
 OPTION = "model.head_options."
 
 
-class PoolingHead(nn.Module):
-    """Pooling, dropout, then one linear layer; a subclass says how it pools."""
+class AveragePool(nn.Module):
+    """Mean over space, then one linear layer: the head of Xception, DenseNet and CheXNet.
+
+    The heads below that pool in another way, with the same dropout and linear layer, derive of it.
+    """
 
     kind_of_dropout: type[nn.Module] = nn.Dropout
 
@@ -31,8 +34,8 @@ class PoolingHead(nn.Module):
         self.classifier = nn.Linear(channels, labels)
 
     def pool(self, features: Tensor) -> Tensor:
-        """(B, C) of a feature map (B, C, H, W)."""
-        raise NotImplementedError
+        """(B, C) of a feature map (B, C, H, W): its mean over space."""
+        return features.mean(dim=(2, 3))
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, L) of a feature map (B, C, H, W)."""
@@ -44,15 +47,7 @@ class PoolingHead(nn.Module):
         return F.conv2d(features, self.classifier.weight[:, :, None, None], self.classifier.bias)
 
 
-class AveragePool(PoolingHead):
-    """Mean over space, then one linear layer: the head of Xception, DenseNet and CheXNet."""
-
-    def pool(self, features: Tensor) -> Tensor:
-        """Mean over space."""
-        return features.mean(dim=(2, 3))
-
-
-class MaxPool(PoolingHead):
+class MaxPool(AveragePool):
     """A linear layer at every place, then the maximum over space.
 
     Oquab et al. (CVPR 2015), section 3. Dropout drops whole channels.
@@ -65,7 +60,7 @@ class MaxPool(PoolingHead):
         return self.maps(self.dropout(features)).amax(dim=(2, 3))
 
 
-class GeneralisedMean(PoolingHead):
+class GeneralisedMean(AveragePool):
     """Generalised mean (GeM) over space, (mean of x^p)^(1/p), with a learned power.
 
     Radenovic et al. (TPAMI 2018), eq. 3. p = 1 is the mean. Negative features, as of a ViT, count
@@ -93,7 +88,7 @@ class GeneralisedMean(PoolingHead):
         return super().maps(pooled * share)
 
 
-class LogSumExp(PoolingHead):
+class LogSumExp(AveragePool):
     """Log-sum-exp pooling, (1 / r) log(mean of exp(r x)) over space, then one linear layer.
 
     Wang et al., ChestX-ray8 (CVPR 2017), eq. 1, without overflow: from mean (r to 0) to maximum.
@@ -115,7 +110,7 @@ class LogSumExp(PoolingHead):
 MAXIMUM = 99.0  # the temperature that stands for the maximum, as in the code of CSRA's authors
 
 
-class WeightingHead(PoolingHead):
+class WeightingHead(AveragePool):
     """A weighted mean over space for each label, dropout, then the label's own linear unit."""
 
     def weights(self, features: Tensor) -> Tensor:
@@ -229,8 +224,7 @@ class CSRA(nn.Module):
 
 def _softmax(scores: Tensor, features: Tensor) -> Tensor:
     """Softmax over space; (B, L, H, W)."""
-    weights = scores.reshape(*scores.shape[:2], -1).softmax(dim=2)
-    return weights.reshape(*scores.shape[:2], *features.shape[2:])
+    return scores.flatten(2).softmax(dim=2).reshape(*scores.shape[:2], *features.shape[2:])
 
 
 class QueryDecoder(nn.Module):

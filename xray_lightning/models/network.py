@@ -213,10 +213,11 @@ class XrayNet(nn.Module):
         self.mean, self.std = _find_norm(self.backbone.pretrained_cfg, mean, std)
         restrict(self.backbone, finetune, lora_rank)
         self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
-        make = partial(make_head, dropout=dropout, options=head_options)
-        self.head: Any = make(head, channels, len(labels))
+        self.head: Any = make_head(
+            head, channels, len(labels), dropout=dropout, options=head_options
+        )
         insert = partial(insert_cbam, parts=cbam, reduction=cbam_reduction)
-        self.attention = insert(self.backbone, cbam_after, image_size)
+        self.attention: Any = insert(self.backbone, cbam_after, image_size)
         self._head, (name, options) = head, describe_head(head, head_options)
         self.config: dict[str, Any] = {
             **{"labels": list(labels), "backbone": backbone, "head": name},
@@ -294,7 +295,7 @@ class XrayNet(nn.Module):
 
         ConfigError: no block has a spatial gate, or the gates are open.
         """
-        blocks = zip(self.config["cbam_after"], self._blocks(), strict=True)
+        blocks = zip(self.config["cbam_after"], self.attention.values(), strict=True)
         gates: dict[str, nn.Module] = {
             name: block.spatial for name, block in blocks if block.spatial and not block.open
         }
@@ -305,7 +306,7 @@ class XrayNet(nn.Module):
     @contextmanager
     def open_gates(self) -> Iterator[None]:
         """Within it every gate of the CBAM blocks is 1: the network is that of its backbone."""
-        before = [(block, block.open) for block in self._blocks()]
+        before = [(block, block.open) for block in self.attention.values()]
         try:
             for block, _ in before:
                 block.open = True
@@ -313,9 +314,6 @@ class XrayNet(nn.Module):
         finally:
             for block, state in before:
                 block.open = state
-
-    def _blocks(self) -> list[CBAM]:
-        return [block for block in self.attention.values() if isinstance(block, CBAM)]
 
 
 class LowRank(nn.Module):

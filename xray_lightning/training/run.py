@@ -185,20 +185,16 @@ def make_callbacks(
     """What every run has, seeding, tables, the best and the last checkpoint; then its own."""
     watched, mode = choose_by(monitor, callbacks, data)
     table = MetricsFile(folder / "metrics.csv", monitor)
-    keep = partial(
-        RunCheckpoint,
-        folder / "checkpoints",
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    best = keep("best", monitor=monitor, mode=mode, save_weights_only=True)
+    how: Any = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    keep = partial(RunCheckpoint, folder / "checkpoints", **how)
+    best = keep(filename="best", monitor=monitor, mode=mode, save_weights_only=True)
     if require_number("tolerance", tolerance, 0) and monitor == MONITOR:
         best.lowest = partial(lowest_kept, table, data, tolerance)
     return [
         EpochSeed(seed),
         table,
         best,
-        keep("last"),
+        keep(filename="last"),
         *([FreezeBackbone(epochs=freeze_epochs)] if freeze_epochs else []),
         *([EMA(decay=ema_decay)] if ema_decay is not None else []),
         *callbacks,

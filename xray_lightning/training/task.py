@@ -169,9 +169,9 @@ class XrayTask(pl.LightningModule):
         config = self.description.config if self.description else {}
         for logger in self.loggers if config else ():
             logger.log_hyperparams(config)
-        data = _module_of(self.trainer)
+        data = getattr(self.trainer, "datamodule", None)
         size = getattr(self.net, "config", {}).get("image_size")
-        if data is not None and size not in (None, data.image_size):
+        if isinstance(data, XrayDataModule) and size not in (None, data.image_size):
             raise ConfigError(fault("other_image_size", size, data.image_size))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -180,8 +180,8 @@ class XrayTask(pl.LightningModule):
         The averaged weights are put in here and not by their callback, which Lightning does not
         ask when it saves weights only.
         """
-        description = self.description
-        if description is None and (data := _module_of(self.trainer)):
+        description, data = self.description, getattr(self.trainer, "datamodule", None)
+        if description is None and isinstance(data, XrayDataModule):
             description = describe_model(self.net, data)
         if description is not None:
             checkpoint[KEY] = description.to_plain()
@@ -221,13 +221,7 @@ class XrayTask(pl.LightningModule):
         schedule.start(int(steps), per_epoch)
 
 
-def _module_of(trainer: pl.Trainer) -> XrayDataModule | None:
-    data = getattr(trainer, "datamodule", None)
-    return data if isinstance(data, XrayDataModule) else None
-
-
 def require_finite(loss: Tensor, image_ids: Sequence[str], epoch: int) -> None:
     """Stop at the first loss that is NaN or infinite."""
-    if bool(torch.isfinite(loss)):
-        return
-    raise NonFiniteLossError(fault("loss_became", float(loss), epoch + 1, image_ids))
+    if not torch.isfinite(loss):
+        raise NonFiniteLossError(fault("loss_became", float(loss), epoch + 1, image_ids))
