@@ -13,19 +13,12 @@ from typing import Any
 from zipfile import is_zipfile
 
 from xray_lightning.errors import CheckpointError, ConfigError, OutputError, XrayError
+from xray_lightning.wording import fault
 
 LIBRARY = "xray_lightning"  # as the card of a repository of ours names it
 WEIGHTS = "model.safetensors"
 PLACE = re.compile(r"hf:/+([\w.-]+/[\w.-]+)(?:@(.+))?")  # one slash: what pathlib leaves of two
 CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/")
-OFFLINE = "LocalEntryNotFoundError", "TransportError", "ConnectionError"
-REASONS = {  # by the name of an error's class, or of one it derives from; the first that is there
-    **dict.fromkeys(OFFLINE, "the hub cannot be reached; commits fetched before open without it"),
-    "GatedRepoError": "its owner lets in those who asked: ask on its page",
-    "RepositoryNotFoundError": "no such repository, or the token (HF_TOKEN) may not see it",
-    "RevisionNotFoundError": "the repository has no such revision",
-    "EntryNotFoundError": f"it holds no {WEIGHTS}, and a pickle is never opened",
-}
 
 
 def locate(place: str | Path) -> Path:
@@ -107,6 +100,5 @@ def _open_hub(repo: str, kind: type[XrayError]) -> Iterator[Any]:
         raise
     except Exception as error:
         names = {base.__name__ for base in type(error).__mro__}
-        reasons = [reason for name, reason in REASONS.items() if name in names]
         first = str(error.__cause__ or error).partition("\n")[0]
-        raise kind(f"hf://{repo}: {reasons[0] if reasons else first}") from error
+        raise kind(fault("of_the_hub", repo, names, first, WEIGHTS)) from error

@@ -121,7 +121,10 @@ def measure_subgroups(
             value, difference = float(here[0]), float(here[0] - there[0])
             spread = Spread.left_out(here[1:], behind)
             apart = Spread.left_out(here[1:] - there[1:], min(behind, beside))
-            apart = _widen(apart, here, there, np.array([behind, beside]))
+            pair = np.array([spread.deviation, Spread.left_out(there[1:], beside).deviation])
+            own, aurocs = np.nan_to_num(pair) ** 2, np.array([value, there[0]])
+            more = (intervals.pool_variances(aurocs, own, np.array([behind, beside])) - own).sum()
+            apart = replace(apart, deviation=float(np.sqrt(apart.deviation**2 + more)))
             rows.append(Subgroup(
                 *(dimension, group, label, len(positive), patients, count),
                 auroc=value,
@@ -157,16 +160,6 @@ def _over(side: Side, chosen: Mask) -> tuple[Floats, float]:
     aurocs, rarer = (part[chosen] for part in side)
     mean = aurocs.sum(axis=0) / len(aurocs) if len(aurocs) else np.full(aurocs.shape[1], np.nan)
     return mean, intervals.effective_patients(rarer.sum(axis=0))
-
-
-def _widen(apart: Spread, here: Floats, there: Floats, effective: Floats) -> Spread:
-    """The deviation of a difference of AUROCs, (1 + P,) each, were both their pooled value."""
-    if np.isnan(apart.deviation):
-        return apart
-    left = np.stack([here, there])
-    own = (left.shape[1] - 2) * left[:, 1:].var(axis=1)  # the jackknife's
-    more = float((intervals.pool_variances(left[:, 0], own, effective) - own).sum())
-    return replace(apart, deviation=float(np.sqrt(apart.deviation**2 + more)))
 
 
 @dataclass(frozen=True)
