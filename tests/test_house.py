@@ -13,7 +13,7 @@ PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
     "lines of the package": 27_973,
     "lines of cli/": 2_170,
-    "lines of tests": 29_197,
+    "lines of tests": 29_270,
     "longest file": 450,
     "longest function": 40,
     "modules imported by one other": 21,

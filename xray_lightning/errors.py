@@ -63,8 +63,7 @@ class NonFiniteLossError(XrayError):
 
 def require_integer(name: str, value: Any, least: int) -> int:
     """The value, if it is a whole number of at least ``least``."""
-    number = isinstance(value, Integral) and not isinstance(value, bool)  # NumPy's too
-    if not number or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
     return int(value)
 

@@ -53,8 +53,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=GRACE if _owner(folder)[2] else 0)
     except Timeout as error:
-        host, process, _ = _owner(folder)
-        raise LockedError(fault("locked", folder, process, host)) from error
+        raise LockedError(fault("locked", folder, *_owner(folder)[:2])) from error
     except OSError as error:
         raise ConfigError(f"cannot lock the folder {folder} ({error.strerror})") from error
     try:

@@ -100,5 +100,4 @@ def _open_hub(repo: str, kind: type[XrayError]) -> Iterator[Any]:
         raise
     except Exception as error:
         names = {base.__name__ for base in type(error).__mro__}
-        first = str(error.__cause__ or error).partition("\n")[0]
-        raise kind(fault("of_the_hub", repo, names, first, WEIGHTS)) from error
+        raise kind(fault("of_the_hub", repo, names, error.__cause__ or error, WEIGHTS)) from error

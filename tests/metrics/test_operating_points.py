@@ -11,7 +11,7 @@ from xray_lightning.metrics import operating_points
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import METHODS, Calibration, fit_calibration
 from xray_lightning.metrics.operating_points import OperatingPoints, choose_threshold
-from xray_lightning.wording import tell
+from xray_lightning.wording import fault, tell
 
 
 def sample(images: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +123,7 @@ def test_too_few_positives_and_scores_of_which_none_will_do() -> None:
 def test_a_perfect_model_is_calibrated_without_complaint(method: str) -> None:
     scores = np.linspace(0, 1, 60)
     point = fit(scores, (scores > 0.5).astype(float), calibration=method)
-    assert point.note == operating_points.SEPARATED
+    assert point.note == fault("separated")
     assert (np.diff(point.calibration(scores)) >= 0).all()  # and none is NaN
 
 

@@ -77,9 +77,8 @@ def with_sweep_folder(arguments: Sequence[str]) -> list[str]:
 
 def _fit(config: Settings) -> float | None:
     alone = not in_sweep()
-    if config.resume:
-        name_run(config.resume)  # refuses what is none, also beside hydra.run.dir=
-    source = make(config.data) if alone and not config.resume else None  # a table is not there
+    resumed = config.resume and name_run(config.resume)  # refused, too, beside hydra.run.dir=
+    source = make(config.data) if alone and not resumed else None  # a table is not there
     from xray_lightning.cli.fit import start_run, sweep_run  # torch, after that was said
 
     return start_run(config, source) if alone else sweep_run(config)

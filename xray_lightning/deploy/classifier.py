@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from xray_lightning.checkpoint import TTA, load_checkpoint
 from xray_lightning.data.decoding import available_cores, decode_ahead
@@ -28,7 +29,7 @@ from xray_lightning.evaluation.priors import VALIDATION, Prior
 from xray_lightning.explain.maps import Grids, cell_grids, class_maps
 from xray_lightning.hub import find_run, name_place
 from xray_lightning.models.gate import Gate, run_watched
-from xray_lightning.models.network import XrayNet, merge_products
+from xray_lightning.models.network import XrayNet
 from xray_lightning.wording import fault
 
 Told = tuple[str, ...]  # what the gate remarks on a file before its film is seen
@@ -269,7 +270,8 @@ def load_classifier(
     """
     loaded = load_checkpoint(checkpoint, trust=trust)
     description, net = loaded.description, loaded.build_net()
-    merge_products(net)
+    for layer in [one for one in net.modules() if is_parametrized(one, "weight")]:
+        remove_parametrizations(layer, "weight")  # the products of LoRA are added for good
     own, chosen = description.operating_points, {"points": points, "prior": prior, **fit}
     return Classifier(
         net,

@@ -323,8 +323,7 @@ def serve(
     try:
         listening = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"host={host} port={port}: {reason}; take others") from error
+        raise ConfigError(f"host={host} port={port}: {error.args[-1]}; take others") from error
     ready(f"http://{host}:{listening.getsockname()[1]}")
     quiet: Any = {"access_log": False, "log_level": "warning", "server_header": False}
     _Server(uvicorn.Config(app, timeout_graceful_shutdown=GRACE, **quiet)).run([listening])

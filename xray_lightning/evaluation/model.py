@@ -56,9 +56,7 @@ class Recognised:
 
     seen: npt.NDArray[np.bool_]  # whether the patient was in its training or validation set
     names: list[str]  # the patient, as ``name_patients`` calls those of its own data
-    # "patients": their ids were compared; "files": the names of their images; "pixels": these; "":
-    # it cannot be known
-    how: str
+    how: str  # what was compared: "patients" (ids), "files" (names), "pixels"; "": nothing could be
 
 
 def name_patients(population: str, patients: Sequence[str]) -> list[str]:

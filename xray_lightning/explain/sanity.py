@@ -34,7 +34,7 @@ from torch.nn import functional as F  # noqa: N812
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.explain.maps import Grids, enlarge
 from xray_lightning.metrics import intervals
-from xray_lightning.metrics.bootstrap import PatientBootstrap, draw_shares
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import NAN, NONE, Floats, mean_of_defined
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.models.batches import iterate_batches, run_batches
@@ -145,14 +145,15 @@ class Sample:
         values = np.atleast_2d(values)
         known = ~np.isnan(values)
         sums = self.bootstrap.sums(np.vstack([np.where(known, values, 0), known]).T)
-        networks = len(values), len(self.bootstrap.counts) - 1
-        shares = draw_shares(*networks, np.random.default_rng(self.seed))  # (1 + D, R)
+        even, draws = np.full(len(values), 1 / len(values)), len(sums) - 1
+        drawn = np.random.default_rng(self.seed).multinomial(len(values), even, size=draws)
+        shares = np.vstack([even, drawn / len(values)])  # of each network, (1 + D, R)
         total, count = ((shares * half).sum(axis=1) for half in np.split(sums, 2, axis=1))
-        drawn = intervals.divided(total, count)
+        means = intervals.divided(total, count)
         patients = len(np.unique(self.bootstrap.codes[known.any(axis=0)]))
         enough = patients >= FEWEST and known.mean() >= 0.5
-        interval = intervals.percentile_interval(drawn[1:], constant=True) if enough else NONE
-        return Mean(float(drawn[0]), *interval, float(1 - known.mean()))
+        interval = intervals.percentile_interval(means[1:], constant=True) if enough else NONE
+        return Mean(float(means[0]), *interval, float(1 - known.mean()))
 
     def rate_similarity(
         self, similarity: Floats, chance: Floats, *, high: bool, control: Floats | None = None

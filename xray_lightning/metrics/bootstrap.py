@@ -106,12 +106,6 @@ class PatientBootstrap:
         return curves_over(ranking, self.counts, auroc_only=True)["auroc"]
 
 
-def draw_shares(count: int, draws: int, generator: np.random.Generator) -> Floats:
-    """Share of each of some networks in the sample, all alike, and in each draw, (1 + D, count)."""
-    even = np.full(count, 1 / count)
-    return np.vstack([even, generator.multinomial(count, even, size=draws) / count])
-
-
 def number_patients(patients: npt.ArrayLike) -> Codes:
     """Number of each image's patient, (N,), from 0 to P - 1."""
     return np.unique(np.asarray(patients), return_inverse=True)[1].astype(np.intp)

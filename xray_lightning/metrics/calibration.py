@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy  # .optimize and .special load at their first use
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_choice
 from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.intervals import Array, Band, Estimate, Floats, Interval, Mask, Spread
@@ -119,10 +119,7 @@ class Calibration(Result):
 
 def require_method(method: str | None) -> None:
     """Refuse an unknown method, before hours of training; None is none at all."""
-    if method is not None and method not in METHODS:
-        raise ConfigError(
-            f"calibration must be one of {', '.join(METHODS)}, or null, got {method!r}"
-        )
+    require_choice("calibration", method or "null", (*METHODS, "null"))
 
 
 def fit_calibration(scores: Array, positive: Mask, method: str = "platt") -> Calibration:

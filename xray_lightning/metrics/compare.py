@@ -148,11 +148,7 @@ def _draw_labels(
 
 
 def _difference(
-    first: Floats,
-    second: Floats,
-    left_out: Floats,
-    effective: float,
-    seeds: Sequence[Floats] = (),  # AUROC of each, of models that have several
+    first: Floats, second: Floats, left_out: Floats, effective: float, seeds: Sequence[Floats] = ()
 ) -> Difference:
     differences = first - second
     value, influence = float(differences[0]), (left_out - left_out.mean()) ** 2
@@ -161,7 +157,7 @@ def _difference(
     spread, exact = Spread.of(differences[1:], effective), Spread.left_out(left_out, effective)
     if exact.deviation > spread.deviation:  # the bootstrap's is too small with uneven patients
         spread = exact
-    # Seeds, too, are a sample: resampled, two of them would show half of their variance.
+    # Seeds (AUROC of each), too, are a sample: two of them resampled show half of their variance.
     trained = [Spread(float(k.std(ddof=1)) / math.sqrt(len(k)), len(k) - 1) for k in seeds]
     spread = Spread.of_sum([spread, *trained]) if trained else spread
     p_value = spread.p_value(value)
@@ -232,9 +228,8 @@ def compare_samples(
 ) -> list[Estimate]:
     """AUROC of the external sample less that of the internal one: each label's, then the mean's."""
     # Student's t; a side's deviation is that of its draws, corrected by its effective number of
-    # patients, degrees of freedom by Welch (1947). Two samples are independent, as a rule: their
-    # variances add up. Patients who are in both are drawn together, and their covariance is taken
-    # off.
+    # patients, freedom by Welch (1947). Two samples are independent, as a rule: variances add up.
+    # Patients who are in both are drawn together, and their covariance is taken off.
     both = PatientBootstrap([*internal.patients, *external.patients], draws, seed)
     shared = not set(internal.patients).isdisjoint(external.patients)
     border = len(internal.patients)

@@ -142,10 +142,9 @@ class Spread:
     @classmethod
     def of_mean(cls, figures: Floats, images: Sequence[Floats]) -> "Spread":
         """Of the mean of L shares, of the sample and its draws (L, 1 + D); images (P,) of each."""
-        # Each label's variance and degrees of freedom are its own: many patients of one say nothing
-        # of another that has few. A label whose draws do not vary, or have no class, has the most
-        # that independent patients can have, of a share with two more of either kind (Agresti and
-        # Coull 1998).
+        # Each label's variance and freedom are its own: many patients of one say nothing of another
+        # that has few. One whose draws do not vary, or lack a class, has the most that independent
+        # patients can have, of a share with two more of either kind (Agresti and Coull 1998).
         sizes = np.array([*map(effective_patients, images)])
         parts = [cls.of(draws, size) for draws, size in zip(figures[:, 1:], sizes, strict=True)]
         if len(parts) == 1:

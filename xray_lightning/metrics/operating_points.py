@@ -13,13 +13,10 @@ from xray_lightning.metrics.calibration import Calibration, fit_calibration, is_
 from xray_lightning.metrics.intervals import NAN, Array, Estimate, Interval, drop_undefined
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
+from xray_lightning.wording import fault
 
 RULES = ("youden", "f1", "sensitivity", "specificity")
 MINIMUM_POSITIVES = 10  # below, a threshold would follow single images, and none is given
-SEPARATED = (
-    "a threshold separates validation's positives from its negatives: how steep the calibration "
-    "is, their number decides, not their scores"
-)
 
 
 def require_rule(rule: str, value: float) -> None:
@@ -163,7 +160,7 @@ def fit_operating_point(
         note = f"no score has a {rule} of {value}" if np.isnan(threshold) else ""
     chosen = None if few or calibration is None else fit_calibration(kept, positive, calibration)
     if chosen is not None and is_separated(kept, positive):
-        note = note or SEPARATED
+        note = note or fault("separated")
     elif chosen is not None:
         chosen = chosen.with_intervals(kept, positive, bootstrap.codes[known])
     rates = [Estimate(NAN), Estimate(NAN)]

@@ -347,13 +347,6 @@ def restrict(backbone: nn.Module, finetune: str, rank: int) -> None:
         raise ConfigError(f"model.finetune={finetune}: this backbone has no layer for it")
 
 
-def merge_products(net: nn.Module) -> None:
-    """Let the weights of a network hold the products that are added to them."""
-    for layer in [*net.modules()]:
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight")
-
-
 def _require_settings(
     labels: Sequence[str], image_size: int, dropout: float, normalise: str, std: float | None
 ) -> None:

@@ -96,6 +96,5 @@ def write_external(result: external.ExternalValidation, folder: Path) -> None:
     """Write external.json, external.png and the page of both: no script, no network."""
     write_json(result.to_json(), folder / "external.json")
     heat_figure(result, folder / "external.png")
-    picture = embed_picture(folder / "external.png")
-    values = {"picture": picture, "result": result}
+    values = {"picture": embed_picture(folder / "external.png"), "result": result}
     write_file(folder / "external.html", page("external.html.j2", values))

@@ -41,8 +41,7 @@ def write_report(
     run: Run, audit: Audit | None, audit_missing: str = "", out: Path | None = None
 ) -> Values:
     """Write report.html and report.json into the run's folder or ``out``; what the latter holds."""
-    folder = prepare_folder(out) if out else run.folder
-    values = report_values(run, audit, audit_missing)
+    values, folder = report_values(run, audit, audit_missing), prepare_folder(out or run.folder)
     write_file(folder / "report.html", run_page(run, values))
     write_json(values, folder / "report.json")
     return values
