@@ -213,9 +213,8 @@ class XrayNet(nn.Module):
         self.mean, self.std = _find_norm(self.backbone.pretrained_cfg, mean, std)
         restrict(self.backbone, finetune, lora_rank)
         self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
-        self.head: Any = make_head(
-            head, channels, len(labels), dropout=dropout, options=head_options
-        )
+        make = partial(make_head, dropout=dropout, options=head_options)
+        self.head: Any = make(head, channels, len(labels))
         insert = partial(insert_cbam, parts=cbam, reduction=cbam_reduction)
         self.attention: Any = insert(self.backbone, cbam_after, image_size)
         self._head, (name, options) = head, describe_head(head, head_options)
