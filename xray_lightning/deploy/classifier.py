@@ -215,7 +215,7 @@ class Classifier:
                 scores = (scores + torch.sigmoid(self.net(images.flip(3)))) / 2
             return scores.cpu().numpy(), opinions
 
-    def map_squares(self, squares: Pixels, labels: Sequence[str], method: str) -> Scores:
+    def map_squares(self, squares: Pixels, labels: Sequence[str], method: str = "cam") -> Scores:
         """Maps (N, K, h, w) of prepared squares, (N, S, S) uint8; see ``class_maps``."""
         batches = []
         for start in range(0, len(squares), 16):
