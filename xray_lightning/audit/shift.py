@@ -4,7 +4,7 @@ Prevalence and metadata of the groups of images, whether a classifier can tell t
 looking at an image, and scores that need no image: what a label table alone gives away.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -197,8 +197,8 @@ def separate_by_metadata(
     return Separation(result, used, "", lacking)
 
 
-def fit_trees(features: Floats, targets: Floats, seed: int) -> Callable[[Floats], Floats]:
-    """What gives scores of the class 1, (n,), by small trees that take unknown values as they are.
+def score_by_trees(features: Floats, targets: Floats, seed: int, *others: Floats) -> list[Floats]:
+    """Scores of the class 1, (n,), of other features by small trees; unknown values as they are.
 
     Their settings are not tuned.
     """
@@ -208,14 +208,9 @@ def fit_trees(features: Floats, targets: Floats, seed: int) -> Callable[[Floats]
         max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
     )
     features = np.where(np.isnan(features).all(axis=0), 0.0, features)  # which it cannot take
-
-    def score(columns: Floats) -> Floats:
-        with threadpool_limits(1):
-            return np.asarray(trees.predict_proba(columns)[:, 1])
-
     with threadpool_limits(1):  # its threads spin: beside other load 0.2 s were seen to take 10
         trees.fit(features, targets)
-    return score
+        return [np.asarray(trees.predict_proba(columns)[:, 1]) for columns in others]
 
 
 def _score_held_out(
@@ -227,12 +222,12 @@ def _score_held_out(
     generator = np.random.default_rng(seed)
     scores, shuffled = np.zeros(len(features)), np.zeros(features.shape)
     for learned, held in GroupKFold(FOLDS).split(features, targets, codes):
-        score = fit_trees(features[learned], targets[learned], seed)
-        scores[held] = score(features[held])
-        for column in range(features.shape[1]):
-            changed = features[held].copy()
-            changed[:, column] = generator.permutation(changed[:, column])
-            shuffled[held, column] = score(changed)
+        changed = np.stack([features[held]] * features.shape[1])
+        for column, own in enumerate(changed):
+            own[:, column] = generator.permutation(own[:, column])
+        asked = features[learned], targets[learned], seed, features[held], *changed
+        scores[held], *others = score_by_trees(*asked)
+        shuffled[held] = np.transpose(others)
     return scores, shuffled
 
 
@@ -279,8 +274,8 @@ def score_by_metadata(table: LabelTable, train: Rows, test: Rows, seed: int) -> 
         known = train[~np.isnan(table.targets[train, index])]
         told = [varies(column) for column in columns[known].T]  # where hospitals tell other things
         if len(np.unique(table.targets[known, index])) == 2 and any(told):
-            score = fit_trees(columns[known][:, told], table.targets[known, index], seed)
-            scores[:, index] = score(columns[test][:, told])
+            learned, asked = columns[known][:, told], columns[test][:, told]
+            (scores[:, index],) = score_by_trees(learned, table.targets[known, index], seed, asked)
     return scores
 
 
