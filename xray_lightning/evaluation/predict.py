@@ -67,9 +67,7 @@ def assemble_scores(shards: Sequence[tuple[list[int], Scores]], count: int) -> S
     scores = np.concatenate([each for _, each in shards])
     if not np.array_equal(np.sort(positions), np.arange(count)) or len(scores) != count:
         raise ValueError(fault("scored_once", count, scores, positions, np.unique(positions)))
-    table = np.empty_like(scores)
-    table[positions] = scores
-    return table
+    return scores[np.argsort(positions)]
 
 
 def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") -> Json:
