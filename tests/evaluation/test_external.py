@@ -14,7 +14,7 @@ from toy import save_net, toy_data
 
 import xray_lightning as xl
 from xray_lightning.checkpoint import describe_model
-from xray_lightning.evaluation.model import Model, score_images, select_test
+from xray_lightning.evaluation.model import Model, score_images
 from xray_lightning.metrics.estimates import estimate_metrics
 
 
@@ -204,7 +204,8 @@ def test_errors(checkpoint, scoring: xl.Scoring, folder: Path) -> None:
 
 def test_scores_are_the_networks(checkpoint, scoring: xl.Scoring) -> None:
     source, model = hospital(9, patients=12), Model(checkpoint)
-    data = select_test(source, model, scoring)
+    how = {"workers": scoring.workers, "cache_dir": scoring.cache_dir}
+    data = xl.XrayDataModule(source, **checkpoint.description.preprocessing, **how)
     _, found = score_images(model, "nine", data, scoring, np.arange(5))
     with torch.no_grad():
         task = xl.XrayTask(checkpoint.build_net())

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 
 from xray_lightning.checkpoint import Checkpoint
+from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.data.source import Source
@@ -296,10 +297,11 @@ def _describe(model: Model, **draw: int) -> InternalTest:
 
 def _transfer(model: Model, name: str, source: Source, scoring: Scoring, **draw: int) -> Transfer:
     """Score a model on a test set without the patients it learned from, and compare."""
-    data, test = models.select_test(source, model, scoring), model.test
-    learned = model.checkpoint.description
-    asked, caches = (learned, source, data.records, lambda: model.own), scoring.cache_dir
-    met = models.recognise_patients(*asked, cache_dir=caches)
+    learned, test = model.checkpoint.description, model.test
+    how: Json = {"workers": scoring.workers, "cache_dir": scoring.cache_dir}
+    data = XrayDataModule(source, **learned.preprocessing, batch_size=scoring.batch_size, **how)
+    asked = learned, source, data.records, lambda: model.own
+    met = models.recognise_patients(*asked, cache_dir=scoring.cache_dir)
     rows = np.flatnonzero(~met.seen)
     if not len(rows):
         raise ConfigError(fault("learned_from_all", model.name, data.records, name))

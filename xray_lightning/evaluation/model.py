@@ -307,17 +307,6 @@ def name_findings(data_set: str, labels: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(called.get(label, label) for label in labels)
 
 
-def select_test(source: Source, model: Model, scoring: Scoring) -> XrayDataModule:
-    """A test set as a model's network takes it."""
-    return XrayDataModule(
-        source,
-        **model.checkpoint.description.preprocessing,
-        batch_size=scoring.batch_size,
-        workers=scoring.workers,
-        cache_dir=scoring.cache_dir,
-    )
-
-
 def score_images(
     model: Model,
     name: str,  # of the test set, for the name of the file
