@@ -82,13 +82,14 @@ def compare_aurocs(
     """Compare two models by AUROC, each draw of patients evaluating both."""
     bootstrap = PatientBootstrap(patients, draws, seed)
     drawn = _draw_labels([(bootstrap, runs, targets) for runs in (first, second)], threads)
-    left_out = [one[1] - two[1] for one, two in drawn[:-1]]
+    parts = [(one[0], two[0], one[1] - two[1], one[2]) for one, two in drawn]
+    *figures, images = zip(*parts, strict=True)
+    means = (intervals.mean_of_defined(np.stack(figure)) for figure in figures)
     rows = []
-    left_out.append(intervals.mean_of_defined(np.stack(left_out)))  # of the mean
-    for sides, change in zip(drawn, left_out, strict=True):
-        one, two = (side[0].mean(axis=0) for side in sides)
-        seeds = [side[0][:, 0] for side in sides if len(side[0]) > 1]
-        rows.append(_difference(one, two, change, intervals.effective_patients(sides[0][2]), seeds))
+    for one, two, change, rarer in (*parts, (*means, np.sum(images, axis=0))):
+        seeds = [side[:, 0] for side in (one, two) if len(side) > 1]
+        effective = intervals.effective_patients(rarer)
+        rows.append(_difference(one.mean(axis=0), two.mean(axis=0), change, effective, seeds))
     *rows, mean = rows
     for index, corrected in enumerate(holm([row.p_value for row in rows]).tolist()):
         rows[index] = replace(rows[index], corrected=corrected)
@@ -130,7 +131,7 @@ def _draw(bootstrap: PatientBootstrap, runs: Runs, targets: Array) -> Drawn:
 def _draw_labels(
     sides: Sequence[tuple[PatientBootstrap, Runs, Array]], threads: int
 ) -> list[tuple[Drawn, ...]]:
-    """Both sides of each label, then of the mean over the labels defined in a draw."""
+    """Both sides of each label."""
 
     def draw(label: int) -> tuple[Drawn, ...]:
         return tuple(
@@ -139,12 +140,7 @@ def _draw_labels(
         )
 
     with ThreadPoolExecutor(threads) as pool:
-        labels = list(pool.map(draw, range(sides[0][2].shape[1])))
-    means = []
-    for aurocs, left_out, rarer in (zip(*side, strict=True) for side in zip(*labels, strict=True)):
-        both = (intervals.mean_of_defined(np.stack(part)) for part in (aurocs, left_out))
-        means.append((*both, np.sum(rarer, 0)))
-    return [*labels, tuple(means)]
+        return list(pool.map(draw, range(sides[0][2].shape[1])))
 
 
 def _difference(
@@ -235,7 +231,7 @@ def compare_samples(
     border = len(internal.patients)
     halves = (slice(border), internal), (slice(border, None), external)
     sides = [(both.subset(rows), [sample.scores], sample.targets) for rows, sample in halves]
-    labels = _draw_labels(sides, threads)[:-1]
+    labels = _draw_labels(sides, threads)
     return [_subtract(rows, shared=shared) for rows in (*([pair] for pair in labels), labels)]
 
 
