@@ -6,7 +6,7 @@ from xray_lightning import Several
 from xray_lightning.cli.config import change_settings, compose_settings, join_sets, make, split_sets
 from xray_lightning.cli.request import read_labels
 from xray_lightning.data.source import choose_labels
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, DataNotFoundError
 
 DATA = {"_target_": "xray_lightning.data.phantom.Phantom", "patients": 4, "seed": 0}
 SAVED = {"data": DATA, "split": {"_target_": "x", "seed": 1}, "image_size": 32, "seed": 0}
@@ -64,6 +64,10 @@ def test_what_a_constructor_raises_keeps_its_place() -> None:
     with pytest.raises(InstantiationException, match="Holder") as caught:
         make(node, labels=())
     assert isinstance(caught.value.__cause__, TypeError)
+    gone = {"_target_": "xray_lightning.CsvTable", "table": "/nowhere/labels.csv"}
+    for inside in (gone, {"_target_": "builtins.list", "_args_": [[gone]]}):
+        with pytest.raises(DataNotFoundError, match=r"/nowhere/labels\.csv"):
+            make(OmegaConf.create(inside))
 
 
 def test_a_table_of_its_own_brings_its_split(tmp_path) -> None:

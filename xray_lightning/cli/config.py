@@ -56,12 +56,18 @@ def in_sweep() -> bool:
 
 
 def make(node: Any, **extra: Any) -> Any:
-    """The object a node of the configuration describes, from plain Python containers."""
+    """The object a node of the configuration describes, from plain Python containers.
+
+    XrayError: what its constructor raises, not as Hydra wraps it: the library catches these.
+    """
     # ``extra`` never becomes configuration: OmegaConf would evaluate a label like ${oc.env:HOME}
-    if not extra:
-        return instantiate(node, _convert_="all")
     try:
-        return instantiate(node, _convert_="all", _partial_=True)(**extra)
+        made = instantiate(node, _convert_="all", **({"_partial_": True} if extra else {}))
+        return made(**extra) if extra else made
+    except (XrayError, InstantiationException) as error:
+        if isinstance(error.__cause__, XrayError):
+            raise error.__cause__ from None
+        raise
     except Exception as error:  # whatever the constructor raises, as Hydra itself does
         raise InstantiationException(f"Error in call to {node['_target_']}") from error
 
