@@ -275,12 +275,10 @@ def test_places_of_sets_with_masks_some_masks_and_boxes_of_readers() -> None:
     source = Halves()
     source.name = "ab"
     masks, place = exact_masks(source, records, "Mass", places, SIZE)
-    assert masks is not None
     assert (masks == np.eye(SIZE)).all()
     assert place == "its exact mask"
     source.name = "b"
     masks, place = exact_masks(source, records, "Mass", places, SIZE)
-    assert masks is not None
     assert (masks == [region_of(places[0], SIZE), np.eye(SIZE)]).all()
     assert place == "its exact mask in 1 of 2 images, else the union of its boxes"
     masks, place = exact_masks(Source(), records, "Mass", places, SIZE)

@@ -21,8 +21,8 @@ def net() -> XrayNet:
 
 @pytest.fixture(scope="module")
 def gate(net: XrayNet) -> Gate:
-    films = torch.rand(44, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    return fit_gate(net, films[:24], films[24:], youngest=18.0, views=("AP", "PA"))
+    films = torch.rand(44, 1, 32, 32, generator=torch.Generator().manual_seed(0)).split((24, 20))
+    return fit_gate(net, *films, youngest=18.0, views=("AP", "PA"))
 
 
 def test_distance_is_scipys(rng) -> None:
@@ -48,11 +48,13 @@ def test_log_odds_are_those_of_a_softmax(gate: Gate, net: XrayNet) -> None:
 
 
 def test_limits() -> None:
-    """Of 99 films at 5 % five may lie above: by two checks that rise together, and that do not."""
-    rising = np.arange(99.0)
-    assert choose_limits(np.stack([rising, rising], axis=1), 0.05) == [93, 93]
-    assert choose_limits(np.stack([rising, -rising], axis=1), 0.05) == [96, -2]
-    assert choose_limits(rising[:9, None], 0.05) == [8]  # too few: none of them is above
+    """At 5 % five of 99 films may reach a limit, two of 39: of 40 each left out, two are above."""
+    rising = np.arange(99.0)[:, None]
+    assert choose_limits(np.hstack([rising, rising]), 0.05) == [94, 94]
+    apart = np.hstack([rising, -rising])[:40]  # two checks that never agree
+    limits = [choose_limits(np.delete(apart, one, axis=0), 0.05) for one in range(40)]
+    assert (apart > limits).any(axis=1).sum() == 2
+    assert choose_limits(rising[:9], 0.05) == [8]  # too few: none of them is above
 
 
 def test_changes(rng) -> None:
@@ -100,10 +102,9 @@ def test_what_cannot_be_fitted(net: XrayNet, monkeypatch: pytest.MonkeyPatch) ->
     for rate in (0.0, 1.0):
         with pytest.raises(ConfigError, match=f"above 0 and below 1, got {rate}"):
             fit_gate(net, films, films, false_alarms=rate)
-    with pytest.raises(ConfigError, match="got 15 training and 16 validation films"):
-        fit_gate(net, films[1:], films)
-    with pytest.raises(ConfigError, match="got 16 training and 0 validation films"):
-        fit_gate(net, films, films[:0])
+    for train, held in ((15, 16), (16, 0)):
+        with pytest.raises(ConfigError, match=f"got {train} training and {held} validation films"):
+            fit_gate(net, films[:train], films[:held])
     monkeypatch.setattr(net.backbone, "feature_info", [])
     with pytest.raises(ConfigError, match="test_resnet: timm lists no stages"):
         fit_gate(net, films, films)

@@ -41,7 +41,7 @@ class Gate:
     bias: Tensor  # (C,)
     limit: float  # of the distance
     log_odds: float  # limit of those against a film as it is
-    false_alarms: float  # share of validation films allowed above either limit
+    false_alarms: float  # share of validation films allowed at or above either limit
     films: int  # of training
     validation: int  # films of validation
     youngest: float | None  # age in years in the training set; None where unknown
@@ -124,9 +124,9 @@ def fit_gate(
     views: tuple[str, ...] = (),
 ) -> Gate:
     """Fit distance and probes on training films, and their limits on validation films."""
-    # Every training film is taken as it is, mirrored, and changed in one of the other ways. Above
-    # one limit or both lie at most ``false_alarms * (M + 1)`` validation films, so that of further
-    # ones no larger share is expected (Vovk 2005); with M below ``1 / false_alarms`` it may be.
+    # Every training film is taken as it is, mirrored, and changed in one of the other ways. One
+    # limit or both reach at most ``false_alarms * (M + 1)`` validation films, so that of further
+    # ones no larger share is expected above (Vovk 2005); with M below ``2 / false_alarms`` it may.
     require_number("gate: false_alarms", false_alarms, 0, 1, "()")
     if len(train) < LEAST or not len(validation):
         raise ConfigError(fault("few_films", LEAST, train, validation))
@@ -186,11 +186,12 @@ def fit_distance(plain: Floats, everything: Floats) -> tuple[Floats, Floats]:
 
 
 def choose_limits(values: Floats, rate: float) -> list[float]:
-    """The lowest limits (C,), equally many of M ``values`` (M, C) above each, few above any."""
+    """The lowest limits (C,) that equally many of M ``values`` (M, C) reach, few any of them."""
+    # The limit itself counts: a further film is as likely to lie above it as to be one of those.
     allowed = int(rate * (len(values) + 1))
     steps = -np.sort(-values, axis=0)
-    kept = [step for step in steps if (values > step).any(axis=1).sum() <= allowed]
-    return [float(limit) for limit in kept[-1]]
+    kept = [step for step in steps if (values >= step).any(axis=1).sum() <= allowed]
+    return [float(limit) for limit in (kept[-1] if kept else steps[0])]
 
 
 def crop(film: Tensor, generator: np.random.Generator) -> Tensor:
