@@ -20,7 +20,6 @@ from xray_lightning.cli.request import DEFAULTS, read_request
 from xray_lightning.errors import DataNotFoundError
 
 APP = typer.Typer(
-    help="Train, evaluate and explain chest radiograph classifiers. Not a medical device.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

@@ -61,8 +61,7 @@ def labels(request: Request) -> None:
         unset = len(own) == 1 and "???" in dict(node.items_ex(resolve=False)).values()
         sources[name] = None if unset else make(node)  # nothing says where it is
     table = tabulate_labels(sources or dict.fromkeys(list_sets()))
-    opened = [(name, source) for name, source in sources.items() if source]
-    notes = (f"note: {name}: {note}" for name, source in opened for note in source.notes)
+    notes = (f"note: {name}: {note}" for name, s in sources.items() if s for note in s.notes)
     request.present(table.to_json(), *labels_tables(table), *notes)
 
 

@@ -80,9 +80,8 @@ def export(request: Request) -> None:
         from xray_lightning.cli.opening import open_checkpoint
         from xray_lightning.deploy.export import quantise_checkpoint
 
-        config, opened = open_checkpoint(
-            Path(place), [*request.rest, f"trust={str(trust).lower()}"]
-        )
+        told = [*request.rest, f"trust={str(trust).lower()}"]
+        config, opened = open_checkpoint(Path(place), told)
         choice = {"draws": config.draws, "trust": trust}
         whole = quantise_checkpoint(Path(place), out, opened.data, **choice)
         sizes = f"{whole.bytes / 1e6:,.1f} MB ({whole.float_bytes / 1e6:,.1f} in float32)"

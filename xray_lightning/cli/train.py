@@ -1,6 +1,7 @@
 """``python train.py`` and ``xray train``: settings are read before anything heavy is loaded."""
 
 import hashlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -29,7 +30,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
     main = hydra.main(version_base="1.3", config_path=str(find_conf()), config_name="train")(_fit)
 
     def command() -> None:
-        sys.argv[1:] = join_sets(with_sweep_folder(free_moved(sys.argv[1:])))
+        sys.argv[1:] = join_sets(name_folders(free_moved(sys.argv[1:])))
         try:
             with name_unknown_keys(sys.argv[1:]):
                 main()
@@ -55,18 +56,20 @@ def free_moved(arguments: Sequence[str]) -> list[str]:
     return [f"++{text}" if resumed and text.startswith(groups) else text for text in arguments]
 
 
-def with_sweep_folder(arguments: Sequence[str]) -> list[str]:
-    """Name the folder of a ``sweep=`` after the command, so that the same one finds it again.
+def name_folders(arguments: Sequence[str]) -> list[str]:
+    """``run_dir=`` as Hydra calls it; and a ``sweep=`` has a folder named after the command.
 
-    >>> with_sweep_folder(["-m", "sweep=losses", "seed=0,1"])
+    >>> name_folders(["-m", "sweep=losses", "seed=0,1"])
     ['-m', 'sweep=losses', 'hydra.sweep.dir=outputs/sweep_losses_05f7f191', 'seed=0,1']
     """
     # Hydra's own settings and -m do not count: another launcher goes on in the same folder
     given = {key: value for key, _, value in (text.partition("=") for text in arguments)}
+    kind = "sweep" if {"sweep", "-m", "--multirun"} & {*given} else "run"
+    arguments = [re.sub("^run_dir=", f"hydra.{kind}.dir=", text) for text in arguments]
     if "," in (name := given.get("sweep", "")):
         raise ConfigError(f"sweep={name}: one sweep at a time")
-    if name in ("", "null") or "hydra.sweep.dir" in given:
-        return list(arguments)
+    if name in ("", "null") or {"run_dir", "hydra.sweep.dir"} & {*given}:
+        return arguments
     skipped = ("sweep=", "hydra.", "hydra/", "-m", "--multirun")
     rest = [text for text in arguments if not text.startswith(skipped)]
     mark = hashlib.sha256("\n".join(rest).encode()).hexdigest()[:8]
