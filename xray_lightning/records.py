@@ -14,6 +14,7 @@ from xray_lightning.wording import fault
 
 NAN = math.nan
 NO_FINDING = "No Finding"
+OLDEST = 110.0  # years; the first release of ChestX-ray14 has some above 400
 
 # Order of the dataset paper (Wang et al., CVPR 2017, table of ChestX-ray14).
 CHEST_XRAY14 = (

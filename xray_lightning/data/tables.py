@@ -25,14 +25,13 @@ import numpy.typing as npt
 
 from xray_lightning.data.source import say
 from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.records import NAN, Box, canonical
+from xray_lightning.records import NAN, OLDEST, Box, canonical
 from xray_lightning.wording import fault
 from xray_lightning.writing import from_spreadsheet
 
 if TYPE_CHECKING:  # 0.2 s, which a wrong path need not wait for
     from polars import DataFrame, Series
 
-OLDEST = 110.0  # years; the first release of ChestX-ray14 has some above 400
 
 _UNITS = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}  # of them in a year
 _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}

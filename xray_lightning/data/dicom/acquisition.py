@@ -18,8 +18,8 @@ from pydicom.uid import UID
 
 from xray_lightning.data.dicom.header import NUMBER, Header, name_errors, read_header
 from xray_lightning.errors import InvalidImageError
+from xray_lightning.records import OLDEST
 
-MAX_AGE = 120  # years; older is a mistake, NIH's table has some above 400
 OLDEST_TOLD = 90  # years
 
 _TABLE = yaml.safe_load(Path(__file__).with_name("allowed.yaml").read_text(encoding="utf-8"))
@@ -128,8 +128,8 @@ def _read_age(header: Header, notes: list[str]) -> float:
     if text[-1] not in _YEARS:
         notes.append("invalid PatientAge: no unit, read as years")
     age = int(text.rstrip("DWMY")) * _YEARS.get(text[-1], 1)
-    if age > MAX_AGE:
-        notes.append("invalid PatientAge: above 120 years, ignored")
+    if age > OLDEST:
+        notes.append(f"invalid PatientAge: above {OLDEST:g} years, ignored")
         return math.nan
     return age
 
