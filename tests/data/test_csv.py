@@ -24,8 +24,7 @@ def test_every_column(csv_folder) -> None:
     assert (first.image_id, first.patient_id, first.targets) == ("a.png", "007", (1.0, 0.0))
     assert (first.age, first.sex, first.view, first.follow_up) == (58.0, "M", "PA", 2.0)
     assert (second.image_id, second.sex, second.view) == ("sub/b.png", "", "")
-    assert math.isnan(second.age)
-    assert math.isnan(second.follow_up)
+    assert [*map(math.isnan, (second.age, second.follow_up))] == [True, True]
     assert (first.box_frame, second.path) == (None, table.parent / "sub" / "b.png")
     assert (source.official, source.missing) == ({"train": {"a.png"}, "test": {"sub/b.png"}}, ())
     assert source.notes == (
