@@ -1,6 +1,7 @@
 """``xray external``: its tables, figure and page; test_settings has what it refuses."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.settings import find_checkpoints, find_conf, to_container
-from xray_lightning.evaluation.external import InternalTest, LabelTransfer, Transfer
+from xray_lightning.evaluation.external import UNKNOWN, InternalTest, LabelTransfer, Transfer
 from xray_lightning.metrics.calibration import CalibrationLine
 from xray_lightning.report.external import external_lines, write_external
 from xray_lightning.report.terminal import show
@@ -27,9 +28,7 @@ def result() -> xl.ExternalValidation:
     some, apart = xl.Estimate(0.7, 0.6, 0.8), xl.Estimate(-0.1, -0.2, -0.01)
     line = CalibrationLine(xl.Estimate(0.8, 0.5, 1.1), apart, some, 0.1, 0.2, "")
     row = LabelTransfer(90, 30, 20, 0.33, some, some, apart, 0.2, some, some, some, some, line)
-    few = LabelTransfer(
-        90, 3, 2, 0.03, *[xl.Estimate(float("nan"))] * 3, note="too few: 2 patients"
-    )
+    few = LabelTransfer(90, 3, 2, 0.03, *[UNKNOWN] * 3, note="too few: 2 patients")
     mean = LabelTransfer(90, 31, 20, float("nan"), some, some, apart, note="1 label")
     cell = Transfer("run", "far", "far (x: y)", "f" * 16, 90, 60, "pixels", 9, 4, 5,
                     {ODD: row, "Hernia": few}, mean, "scores.csv", ("a note",))  # fmt: skip
@@ -53,6 +52,8 @@ def test_tables_fit(result: xl.ExternalValidation, capsys: pytest.CaptureFixture
 
 
 def test_page_and_figure(result: xl.ExternalValidation, tmp_path: Path) -> None:
+    none = replace(result.models[0], aurocs={}, mean=UNKNOWN)
+    write_external(replace(result, models=[none], cells=[]), tmp_path)  # nothing is known
     write_external(result, tmp_path)
     assert (tmp_path / "external.png").stat().st_size > 5000
     html = (tmp_path / "external.html").read_text()

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from running import start
 
-from xray_lightning.cli.config import explain_error
+from xray_lightning.cli.config import explain_error, make
 from xray_lightning.cli.failures import PARTIAL, USER_ERROR, PartialError, run_guarded
 from xray_lightning.errors import ConfigError, DataNotFoundError
 
@@ -149,10 +149,10 @@ def test_internals_are_trimmed() -> None:
     error = ConfigCompositionException("Could not find 'model/foo'\n\nConfig search path:\n\tx")
     assert explain_error(error) == "Could not find 'model/foo'"
     with pytest.raises(OmegaConfBaseException) as caught:
-        OmegaConf.create({"a": "???"}).a  # noqa: B018
-    assert explain_error(caught.value) == "Missing mandatory value: a"
+        make(OmegaConf.create({"_target_": "xray_lightning.CsvTable", "table": "???"}))
+    assert explain_error(caught.value) == "Missing mandatory value: table"
     error.__cause__ = caught.value
-    assert str(explain_error(error)).endswith("Missing mandatory value: a")
+    assert str(explain_error(error)).endswith("Missing mandatory value: table")
 
 
 def test_a_place_that_cannot_be_written(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

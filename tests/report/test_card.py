@@ -112,6 +112,7 @@ def test_explained(made_run, text: str) -> None:
         ({"leaked_patients": 3}, "**3 patients have images in more than one subset.**"),
         ({"leaked_patients": None}, "whether the subsets share some is not known"),
         ({"images": {"train": 1, "val": 1, "test": 1}}, "the split uses 3, so 345 are left out"),
+        ({"name": "official", "settings": {"val_fraction": 0.1}}, "\nofficial. Images: "),
     ],
 )
 def test_split(made_run, change: dict[str, object], says: str) -> None:

@@ -64,7 +64,7 @@ def make(node: Any, **extra: Any) -> Any:
     try:
         made = instantiate(node, _convert_="all", **({"_partial_": True} if extra else {}))
         return made(**extra) if extra else made
-    except (XrayError, InstantiationException) as error:
+    except (XrayError, InstantiationException, OmegaConfBaseException) as error:
         if isinstance(error.__cause__, XrayError):
             raise error.__cause__ from None
         raise

@@ -43,9 +43,9 @@ class Request:
         return [*self.files, *self.settings, *(["--out", str(self.out)] if self.out else [])]
 
     def require_out(self) -> Path:
-        """The folder for results."""
+        """The folder, or file, for results."""
         if self.out is None:
-            raise ConfigError("name the folder for the results: --out DIR")
+            raise ConfigError("name the folder, or of export the file, for the results: --out PATH")
         return self.out
 
     def read(self, own: Facts, *, composes: bool = False) -> "Request":

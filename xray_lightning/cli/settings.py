@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
@@ -30,7 +30,7 @@ OVERLAYS = ("experiment", "sweep")  # groups that set what other groups define
 CACHES = ("cache_dir", "cache_local", "resident")
 LEAST: dict[str, int] = DEFAULTS["keys"]["least"]
 CHANGEABLE = (*DEFAULTS["keys"]["changeable"], *CACHES)
-OPENING, EXPLAIN, EVALUATE = (DEFAULTS[name] for name in ("opening", "explain", "evaluate"))
+OPENING: Own = DEFAULTS["opening"]
 
 
 def find_conf() -> Path:
@@ -72,7 +72,7 @@ def require_openable(request: Request) -> Request:
     """The request with its checkpoints found; refuses what no checkpoint can be opened with."""
     _, rest = take_own(request.rest, OPENING | {"tta": ("none", "flip")})
     changes = dict(text.split("=", 1) for text in rest)
-    require_changes(list(changes))
+    require_changes(list(changes), own=request.own)
     for key, value in changes.items():
         if key in LEAST and value != "null" and not value.isdecimal():
             require_integer(key, value, LEAST[key])
@@ -102,12 +102,13 @@ def require_changes(
     overrides: Sequence[str],
     allowed: Sequence[str] = CHANGEABLE,
     what: str = "an evaluation can change only",
+    own: Collection[str] = (),
 ) -> None:
-    """Refuse, by a ConfigError, what would change nothing."""
+    """Refuse, by a ConfigError, what would change nothing; ``own``: settings of the verb."""
     for text in overrides:
         key = text.partition("=")[0]
         if key.split(".")[0] not in allowed:
-            near = get_close_matches(key, {*allowed, *OPENING, *EXPLAIN, *EVALUATE}, 1, cutoff=0.7)
+            near = get_close_matches(key, {*allowed, *OPENING, *own}, 1, cutoff=0.7)
             raise ConfigError(fault("no_change", text, what, allowed, near))
 
 
