@@ -29,8 +29,8 @@ CONFIG |= {"data": {}, "split": {}, "trainer": {}}
         *(([k], [], xl.CheckpointError, rf"best\.ckpt: config\.{k} is missing") for k in CONFIG),
         ([*CONFIG], [], xl.CheckpointError, "holds no configuration"),  # of a library's user
         ([], ["seed=3"], xl.ConfigError, "seed=3: an evaluation can change only data, split"),
-        ([], ["image_size=64"], xl.ConfigError, "the checkpoint was trained with"),
-        ([], ["clahe=true"], xl.ConfigError, "the checkpoint was trained with"),
+        ([], ["image_size=64"], xl.ConfigError, "the checkpoint learned with"),
+        ([], ["clahe=true"], xl.ConfigError, "the checkpoint learned with"),
     ],
 )
 def test_what_is_not_there_or_cannot_change(lacks, overrides, error, message) -> None:

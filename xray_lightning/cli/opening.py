@@ -62,5 +62,5 @@ def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:
     config = conf.change_settings({**usual, **saved, "trainer": trainer}, overrides)
     for name, value in description.preprocessing.items():
         if config[name] != value:
-            raise ConfigError(f"{name}={config[name]}: the checkpoint was trained with {name}={value}")
+            raise ConfigError(f"{name}={config[name]}: the checkpoint learned with {name}={value}")
     return config
