@@ -39,10 +39,9 @@ def heat_figure(result: external.ExternalValidation, path: Path) -> None:
     """AUROC of each model (rows) on each test set (columns), the mean first, then each label."""
     columns = [OWN, *result.sets]
     tested = dict.fromkeys(label for cell in result.cells for label in cell.labels)
-    known = [name for name in (external.MEAN, *tested) if any(_cells(result, name, columns))]
-    shown = known or [external.MEAN]  # of which nothing can be told: dashes
-    across = min(len(shown), max(1, 9 // len(columns)))  # as wide as a page can show
-    down = -(-len(shown) // across)
+    shown = [name for name in (external.MEAN, *tested) if any(_cells(result, name, columns))]
+    across = max(1, min(len(shown), 9 // len(columns)))  # as wide as a page can show
+    down = max(1, -(-len(shown) // across))  # also where nothing is known
     size = 1.25 * len(columns) + 1.6, 0.55 * len(result.models) + 1.0
     figure, panels = new_figure(size[0] * across, size[1] * down + 0.4, down, across)
     for axes in panels[len(shown) :]:
