@@ -61,13 +61,11 @@ def test_what_a_checkpoint_has_seen(monkeypatch) -> None:
     loaded = SimpleNamespace(description=SimpleNamespace(split=own))
     monkeypatch.setattr("xray_lightning.checkpoint.load_checkpoint", lambda path: loaded)
     match = leakage.match_checkpoint(Path("best.ckpt"), phantom, split)
-    assert match.comparable
-    assert match.same_training_images
+    assert match.comparable is match.same_training_images is True
     assert match.seen == {"train": len(train), "val": 0, "test": 0}
     own["population"] = "other people"
     match = leakage.match_checkpoint(Path("best.ckpt"), phantom, split)
-    assert not match.comparable
-    assert match.seen is None
+    assert (match.comparable, match.seen) == (False, None)
 
 
 def test_data_sets_that_tell_no_patients_are_not_counted() -> None:
@@ -112,6 +110,9 @@ def test_what_a_split_separates() -> None:
     assert first == Pair(("i0", "i4"), ("train", "test"), False, True, 1.0)
     assert (second.images, second.exact, second.same_patient) == (("i1", "i5"), False, True)
     assert {pair.subsets for pair in rest} == {("train", "train"), ("test", ""), ("val", "")}
+    assert "; 2 test images have such a copy in train or val" in say("duplicates", found)[0]
+    alone = count_duplicates(squares[4:7], records, {**subsets, "train": [], "val": []})
+    assert say("duplicates", alone)[0].endswith("not an image of train or val was compared.")
     reports = count_duplicates(squares, records, subsets, [""])  # owners may be one person
     assert reports.exact == leakage.PairCount(3, None, learned_and_tested=1, leaked_unseen=None)
     assert {pair.same_patient for pair in reports.closest} == {None}
@@ -193,14 +194,18 @@ def arguments(pair, subsets: Subsets):
     return pair[0], add_train_val(subsets), pair[1]
 
 
-def test_the_classifier_finds_what_differs(records, subsets, tabled) -> None:
+def test_the_classifier_finds_what_differs(records, subsets, tabled, monkeypatch) -> None:
     test = set(subsets["test"].tolist())
     told = [replace(r, view="AP" if i in test else "PA") for i, r in enumerate(records)]
     separation = separate_by_metadata(*arguments(tabled(told), subsets), seed=0)
     assert separation.result.mean > 0.99
     assert max(separation.used, key=separation.used.__getitem__) == "view"
     assert set(separation.used) == {"age", "sex", "view", "follow-up number", shift.PER_PATIENT}
-    assert separate_by_metadata(*arguments(tabled(records), subsets), seed=0).result.mean < 0.65
+    alike = separate_by_metadata(*arguments(tabled(records), subsets), seed=0).result
+    monkeypatch.setattr(shift, "WIDER", 1.0)
+    narrow = separate_by_metadata(*arguments(tabled(records), subsets), seed=0).result.interval
+    assert np.ptp(alike.interval) == pytest.approx(1.5 * np.ptp(narrow))
+    assert alike.mean < 0.65
 
 
 def test_nothing_to_tell_by_and_too_few_patients(records, subsets, tabled) -> None:
@@ -266,8 +271,7 @@ def test_what_could_not_be_found_is_not_none() -> None:
         assert compare(hospital(change, population))[1].patients == {"a and b": None}
     bare = hospital(lambda r: xl.Record(r.image_id, r.image_id, r.targets), "")
     hospitals = compare(bare)[1]
-    assert hospitals.sizes["b"].patients is None
-    assert hospitals.shifts["b"].separation.result is None
+    assert hospitals.sizes["b"].patients is hospitals.shifts["b"].separation.result is None
     said = " ".join(say("hospitals", hospitals))
     assert "patients were not compared" in said
     assert "pixels were not compared" in said
@@ -283,8 +287,7 @@ def test_copies_across_hospitals(rng) -> None:
     subsets = {"train": places[:3], "val": places[:0], "test": places[3:]}
     duplicates = count_duplicates(squares, records, subsets)
     assert (duplicates.compared, duplicates.between) == ({"a": 3, "b": 4}, {"a and b": 2})
-    assert duplicates.exact.pairs == 2
-    assert duplicates.exact.other_patients is None, "b tells no patients"
+    assert duplicates.exact == leakage.PairCount(2, None, 2, None), "b tells no patients"
     assert [pair.same_patient for pair in duplicates.closest] == [None, None]
     _, hospitals = compare(hospital(lambda r: r), duplicates=duplicates)
     (first, *_) = say("hospitals", hospitals)

@@ -140,6 +140,9 @@ def test_differences_are_told_beyond_chance_only() -> None:
     assert "differs beyond chance; the largest difference is Hernia: 3.40" in apart
     assert metadata.startswith("Whether metadata alone tell b from a is open")
     assert "cannot tell b from a" in said(0.2, 0.51, 0.5, 0.52)[1]
+    leak = count_overlap("aa", {"train": [0], "val": [], "test": [1]})
+    for low, told in ((0.51, ": +0.030 against chance, which"), (0.49, "is not told from chance")):
+        assert told in say("baselines", None, MeanAuroc(0.53, (low, 0.6), 1, {}), leak)[0]
 
 
 @pytest.mark.parametrize("place", ["train", "test"])
@@ -207,8 +210,7 @@ def test_a_label_without_positives_in_train(records, subsets, tabled) -> None:
     assert np.isnan(scores[:, 2]).all()
     test = subsets["test"]
     result = MeanAuroc.of(table.labels, scores, table.targets[test], bootstrap.subset(test))
-    assert result.defined == 2
-    assert np.isnan(result.labels["Hernia"])
+    assert (result.defined, np.isnan(result.labels["Hernia"])) == (2, True)
 
 
 def test_labels_of_a_hospital_without_metadata(records, subsets, tabled) -> None:

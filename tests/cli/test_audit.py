@@ -59,7 +59,7 @@ def test_duplicates_by_the_cache(tmp_path) -> None:
     assert (found["images"], found["size"], found["not_on_disk"]) == (6, 64, 1)
     assert (set(found["exact"].values()), found["near"]["pairs"]) == ({2}, 0)
     assert [each["images"] for each in found["closest"]] == [["0.png", "5.png"], ["1.png", "6.png"]]
-    (sentence,) = [text for text in facts["gist"] if text.startswith("Of 6 images, 2 pairs have")]
+    (sentence,) = [text for text in facts["gist"] if text.startswith("Of 6 images on disk (of")]
     assert sentence.endswith("2 pairs under another patient's name.")
     page = (tmp_path / "out/audit.html").read_text()
     assert "6 were compared at 64 px; 1 are not on disk" in page

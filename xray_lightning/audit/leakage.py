@@ -59,6 +59,7 @@ class Duplicates(Result):
     # of several data sets: images of each that were compared, and pairs across ("nih and rsna")
     compared: dict[str, int] = field(default_factory=dict)
     between: dict[str, int] = field(default_factory=dict)
+    in_subsets: dict[str, int] = field(default_factory=dict)  # images of each that were compared
 
 
 def compare_images(
@@ -132,6 +133,7 @@ def count_duplicates(
             )
             for at in worst
         ],
+        in_subsets={name: len(rows) for name, rows in subsets.items()},
         **_count_hospitals(records, pairs),
     )
 
