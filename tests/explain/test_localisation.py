@@ -44,12 +44,10 @@ def test_plain_values_in_the_stated_form(annotated) -> None:
 
 def test_figures_are_means_over_images(annotated) -> None:
     chosen = annotated(24)
-    facts = localise({"Mass": chosen}, draws=20)
-    hits = [
-        pointing_game(enlarge(heat, SIZE), region_of(boxes, SIZE))
-        for heat, boxes in zip(chosen.maps["sees"], chosen.boxes, strict=True)
-    ]
-    assert value(facts, "sees", "pointing_game") == pytest.approx(np.mean(hits))
+    pairs = zip(chosen.maps["sees"], chosen.boxes, strict=True)
+    hits = [pointing_game(enlarge(heat, SIZE), region_of(own, SIZE)) for heat, own in pairs]
+    pointed = value(localise({"Mass": chosen}), "sees", "pointing_game")
+    assert pointed == pytest.approx(np.mean(hits))
 
 
 def test_boxes_count_one_by_one(annotated) -> None:
@@ -260,8 +258,7 @@ def test_masks_that_are_small_or_empty() -> None:
     point = np.zeros((960, 960), np.bool_)
     point[481, 13] = True
     assert np.argwhere(square_mask(point, SIZE)).tolist() == [[24, 0]]
-    told_absent = square_mask(np.zeros((9, 5), np.bool_), SIZE)
-    assert not told_absent.any()
+    assert not square_mask(np.zeros((9, 5), np.bool_), SIZE).any(), "told to be absent"
 
 
 def test_places_of_sets_with_masks_some_masks_and_boxes_of_readers() -> None:

@@ -130,6 +130,7 @@ def test_undefined_draws() -> None:
     assert percentile_interval(np.full(99, 0.5), constant=True) == (0.5, 0.5)
     assert np.isnan(percentile_interval(np.linspace(0, 1, 38))).all(), "cannot reach 95 %"
     assert percentile_interval(np.linspace(0, 1, 39)) == pytest.approx((0.025, 0.975))
+    assert percentile_interval(np.linspace(0, 1, 39), 10)[0] == pytest.approx(0.0085506, abs=1e-7)
     np.testing.assert_array_equal(intervals.divided([1.0, 2.0], [2.0, 0.0]), [0.5, np.nan])
 
 

@@ -118,11 +118,11 @@ def _make_records(
 ) -> Records:
     import polars as pl
 
-    images, patients, studies = table.text(_IMAGE), *map(table.numbered, (_PATIENT, _STUDY))
+    images, patients, studies = map(table.text, (_IMAGE, _PATIENT, _STUDY))
     ids = zip(images, patients, studies, strict=True)
     files = [f"p{patient[:2]}/p{patient}/s{study}/{image}.jpg" for image, patient, study in ids]
     when = np.array(table.numbers("StudyDate")) * 1e6 + np.array(table.numbers("StudyTime"))
-    dates = pl.DataFrame({"when": when, "patient": patients}, nan_to_null=True)
+    dates = pl.DataFrame({"when": when, "patient": table.column(_PATIENT)}, nan_to_null=True)
     order = dates.select(pl.col("when").rank("dense").over("patient") - 1.0).to_series()
     return Records(
         **{"image_id": images, "patient_id": patients, "study_id": studies, "targets": targets},
@@ -152,7 +152,7 @@ def _codes_of_images(images: Table, studies: Table) -> tuple[Codes, Told]:
     studies.require(_STUDY, once=_STUDY)
     columns = {FACTS.synonyms.get(name, name): name for name in studies.columns}
     own = code_matrix(studies, [columns.get(label, label) for label in LABELS])
-    place = {study: row for row, study in enumerate(studies.numbered(_STUDY))}
-    rows = np.array([place.get(study, -1) for study in images.numbered(_STUDY)])[:, None]
+    place = {study: row for row, study in enumerate(studies.text(_STUDY))}
+    rows = np.array([place.get(study, -1) for study in images.text(_STUDY)])[:, None]
     told = (rows >= 0) & np.array([label in columns for label in LABELS])
     return np.where(told, own[rows[:, 0]], NAN), told

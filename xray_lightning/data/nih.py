@@ -83,7 +83,7 @@ def make_records(
     targets = [encode(findings, CHEST_XRAY14, place) for findings, place in places]
     return Records(
         image_id=images,
-        patient_id=table.numbered(_PATIENT),
+        patient_id=table.convert(_PATIENT, lambda cell: str(int(cell)), "a whole number"),
         targets=np.array(targets)[rows],
         path=map(paths.get, images),
         boxes=[boxes.get(image, ()) for image in images],

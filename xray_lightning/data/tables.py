@@ -32,7 +32,6 @@ from xray_lightning.writing import from_spreadsheet
 if TYPE_CHECKING:  # 0.2 s, which a wrong path need not wait for
     from polars import DataFrame, Series
 
-LOST_ID = r"^$|^(?i:nan|<na>)$|^\d\.\d+[eE]\+\d+$"  # what pandas and spreadsheets make of one
 
 _UNITS = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}  # of them in a year
 _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
@@ -130,10 +129,6 @@ class Table:
         """A column of numbers, NaN where blank or where there is no such column, (N,)."""
         return self.convert(name, lambda cell: float(cell or NAN), "a number")
 
-    def numbered(self, name: str) -> list[str]:
-        """A column of ids that are whole numbers, no zeros before them, (N,); "7.0" is none."""
-        return self.convert(name, lambda cell: str(int(cell)), "a whole number")
-
     def ages(self, name: str, notes: list[str]) -> list[float]:
         """A column of ages in years, NaN where unknown or not from 0 to 110, (N,)."""
         ages = self.convert(name, age_in_years, "an age such as 58 or 058Y")
@@ -145,11 +140,10 @@ class Table:
         notes += say("other_sexes", name, sexes.count("") - self.text(name).count(""))
         return sexes
 
-    def refuse_blanks(self, name: str, lost: str = "^$") -> None:
-        """Refuse a blank cell in a column, or one of the pattern ``lost``."""
-        if (blank := self.column(name).str.contains(lost)).any():
-            row = blank.arg_max() or 0
-            raise TableError(fault("lost_id", self.place(row), name, self.column(name)[row]))
+    def refuse_blanks(self, name: str) -> None:
+        """Refuse a blank cell in a column."""
+        if (blank := self.column(name) == "").any():
+            raise TableError(f"{self.place(blank.arg_max() or 0)}: {name!r} is blank")
 
 
 def allowed_ages(ages: npt.NDArray[np.float64], notes: list[str]) -> list[float]:

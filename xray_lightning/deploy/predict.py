@@ -1,5 +1,6 @@
 """Scores of any files, written as they come; what is done stays done."""
 
+import csv
 import os
 import secrets
 from collections import Counter
@@ -216,9 +217,9 @@ class ScoreTable:
     def summarise(self, names: Iterable[str]) -> Json:
         """How many studies some files are of; how many of the files are called, remarked on."""
         rows = [self.rows[name] for name in names if name in self.rows]
-        calls = self.interpretation.calls(np.array([row[1] for row in rows] or self.scores[:0]))
+        calls = self.interpretation.calls(np.array([row[1] for row in rows] or self.scores))
         counts = zip(self.interpretation.labels, calls.sum(axis=0).tolist(), strict=True)
-        called = {label: int(count) for label, count in counts if rows and count == count}  # or NaN
+        called = {label: int(count) for label, count in counts if count == count}  # not NaN
         studies, priors = len({study for study, *_ in rows}), self.interpretation.priors
         gate = [{one.partition(":")[0] for one in row[2].split("; ")} for row in rows if row[2]]
         remarks = dict(Counter(kind for kinds in gate for kind in kinds).most_common())
@@ -285,7 +286,7 @@ def _open_table(path: Path, header: Sequence[str]) -> TextIO:
 
 
 def _append(file: TextIO, row: Sequence[str]) -> None:
-    writing.write_row(file, row)
+    csv.writer(file, lineterminator="\n").writerow(map(writing.for_spreadsheet, row))
     file.flush()
 
 

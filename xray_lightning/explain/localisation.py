@@ -119,11 +119,11 @@ class MapMetrics(Result):
     labels: int = 0  # that a mean is over
 
     @classmethod
-    def of(cls, drawn: Floats, *, intervals: bool, **more: Any) -> Self:
+    def of(cls, drawn: Floats, *, patients: int, **more: Any) -> Self:
         """Of the sample's row and those of the draws, (1 + D, F) in the order of ``METRICS``."""
         metrics: dict[str, Any] = {}
         for (name, *overlap), column in zip(scoring.METRICS, drawn.T, strict=True):
-            estimate = Estimate.of_draws(column) if intervals else Estimate(float(column[0]))
+            estimate = Estimate.of_draws(column, patients)
             if overlap:
                 metrics.setdefault(name, {})[overlap[0]] = estimate
             else:
@@ -288,24 +288,24 @@ def _of_label(
     annotated: AnnotatedMaps, size: int, drawn: Drawn, sums: Mapping[str, tuple[Floats, Floats]]
 ) -> LabelLocalisation:
     images, patients = len(annotated.boxes), len(set(annotated.patients))
-    few, energy = min(images, patients) < MINIMUM, scoring.METRICS.index(("energy",))
+    enough = patients if min(images, patients) >= MINIMUM else 0  # 0: no interval
     boxes, area = sum(map(len, annotated.boxes)), float(annotated.regions(size).mean())
     methods = {}
     for name, (_, weights) in sums.items():
-        dark = int((weights[:, energy] == 0).sum())
-        methods[name] = MapMetrics.of(drawn[name], intervals=not few, without_energy=dark)
-    note, place = TOO_FEW if few else "", annotated.place
+        dark = int((weights[:, scoring.METRICS.index(("energy",))] == 0).sum())
+        methods[name] = MapMetrics.of(drawn[name], patients=enough, without_energy=dark)
+    note, place = "" if enough else TOO_FEW, annotated.place
     return LabelLocalisation(images, patients, boxes, area, note, methods, place)
 
 
 def _mean(labels: Mapping[str, LabelLocalisation], drawn: Mapping[str, Drawn]) -> MeanLocalisation:
     """Over the labels; a draw counts only if every label is defined in it."""
     few = [label for label, localisation in labels.items() if localisation.note]
-    methods = {}
+    enough, methods = 0 if few else min(own.patients for own in labels.values()), {}
     for name in max(drawn.values(), key=len):  # a label of one patient has no mean box
         of_labels = np.stack([own[name] for own in drawn.values() if name in own])  # (L, 1 + D, F)
         known = np.broadcast_to(~np.isnan(of_labels[:, :1]), of_labels.shape)
         means = divided(np.where(known, of_labels, 0).sum(axis=0), known.sum(axis=0))
-        methods[name] = MapMetrics.of(means, intervals=not few, labels=len(of_labels))
+        methods[name] = MapMetrics.of(means, patients=enough, labels=len(of_labels))
     note = f"no interval: too few images or patients of {', '.join(few)}" if few else ""
     return MeanLocalisation(len(labels), note, methods)

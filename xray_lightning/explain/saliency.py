@@ -27,7 +27,7 @@ from xray_lightning.progress import Report, show_progress
 from xray_lightning.records import patient_ids
 from xray_lightning.results import Result
 
-FEWEST_NETWORKS = 4  # of which a bootstrap draws the same one only in 2 % of cases
+FEWEST_NETWORKS = 4  # below, Student's t of what lies between them is hardly ever decided
 TESTS = ("randomisation", "permutation", "deletion", "insertion", "seeds", "shifts")
 DRAWS = 1000
 NETWORKS = 5
@@ -256,9 +256,8 @@ def run_saliency_tests(
 ) -> SaliencyTests:
     """Every test of a map method that can be run, on copies; rules in :mod:`~.sanity`."""
     passes = _count_passes(net, len(others), permuted is not None, networks, steps)
-    total = passes * len(images)
     sample = sanity.Sample.of(patients, draws, seed)
-    study = sanity.Study(images, sample, explain, batch, grids, progress, total)
+    study = sanity.Study(images, sample, explain, batch, grids, progress, passes * len(images))
     tested = deepcopy(net).eval()  # whatever a method does to it, the network is left alone
     maps = study.maps(tested)
     tests = {
@@ -282,9 +281,8 @@ def _compare_networks(
     study: sanity.Study, maps: Floats, others: Sequence[nn.Module], permuted: nn.Module | None
 ) -> dict[str, Result]:
     """The tests with networks of other seeds and of permuted labels, which may not be there."""
-    none = "no network trained on permuted labels was given"
     tests: dict[str, Result] = {
-        "permutation": sanity.MeasuredTest(reason=none),
+        "permutation": sanity.MeasuredTest(reason="no network of permuted labels was given"),
         "seeds": sanity.Similarity(reason="no network of another seed was given"),
     }
     if permuted is not None:

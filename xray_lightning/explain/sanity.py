@@ -68,7 +68,7 @@ class Mean(Result):
     """A mean over images and its 95 % interval; NaN where undefined."""
 
     value: float = NAN  # on the sample
-    low: float = NAN  # percentile of the draws of patients, and of networks where there are several
+    low: float = NAN  # of the 95 % over patients, and over networks where there are several
     # the other end. Equal ends decide a verdict, but JSON leaves them out: an interval of no width
     # says nothing of other images
     high: float = NAN
@@ -141,19 +141,23 @@ class Sample:
         return cls(bootstrap, np.asarray(partners, dtype=np.intp), seed)
 
     def mean(self, values: Floats) -> Mean:
-        """Mean of values (N,), or (R, N) of R networks drawn like the patients, over the known."""
+        """Mean of values (N,), or (R, N) of R networks that are a sample too, over the known."""
+        # Patients by percentiles, networks by Student's t, together as Zou and Donner 2008.
         values = np.atleast_2d(values)
         known = ~np.isnan(values)
         sums = self.bootstrap.sums(np.vstack([np.where(known, values, 0), known]).T)
-        even, draws = np.full(len(values), 1 / len(values)), len(sums) - 1
-        drawn = np.random.default_rng(self.seed).multinomial(len(values), even, size=draws)
-        shares = np.vstack([even, drawn / len(values)])  # of each network, (1 + D, R)
-        total, count = ((shares * half).sum(axis=1) for half in np.split(sums, 2, axis=1))
-        means = intervals.divided(total, count)
+        total, count = np.split(sums, 2, axis=1)  # (1 + D, R)
+        means = intervals.divided(total.sum(axis=1), count.sum(axis=1))
         patients = len(np.unique(self.bootstrap.codes[known.any(axis=0)]))
-        enough = patients >= FEWEST and known.mean() >= 0.5
-        interval = intervals.percentile_interval(means[1:], constant=True) if enough else NONE
-        return Mean(float(means[0]), *interval, float(1 - known.mean()))
+        enough = patients if patients >= FEWEST and known.mean() >= 0.5 else 0
+        ends = intervals.percentile_interval(means[1:], enough, constant=True)
+        own = intervals.divided(total[0], count[0])[count[0] > 0]  # of each network
+        freedom = max(len(own) - 1, 1)
+        error = float(np.sqrt(((own - means[0]) ** 2).sum() / (freedom * (freedom + 1))))
+        networks = intervals.Spread(error, freedom).around(0.0)
+        below, above = np.hypot(np.subtract(ends, means[0]), networks).tolist()
+        value, undefined = float(means[0]), float(1 - known.mean())
+        return Mean(value, value - below, value + above, undefined)
 
     def rate_similarity(
         self, similarity: Floats, chance: Floats, *, high: bool, control: Floats | None = None

@@ -35,9 +35,9 @@ class Estimate(Result):
     image_interval: Interval | None = None
 
     @classmethod
-    def of_draws(cls, draws: Floats) -> Self:
+    def of_draws(cls, draws: Floats, patients: float = np.inf) -> Self:
         """Value and percentile interval of a figure of the sample and of each draw, (1 + D,)."""
-        return cls(float(draws[0]), *percentile_interval(draws[1:]))
+        return cls(float(draws[0]), *percentile_interval(draws[1:], patients))
 
     @property
     def interval(self) -> Interval:
@@ -90,15 +90,18 @@ def drop_undefined(ends: Interval) -> Interval | None:
     return None if np.isnan(ends).any() else ends
 
 
-def percentile_interval(values: Floats, level: float = 0.95, *, constant: bool = False) -> Interval:
-    """The middle share of the draws; (NaN, NaN): over 5 % are undefined, or all are equal."""
+def percentile_interval(
+    values: Floats, patients: float = np.inf, *, constant: bool = False
+) -> Interval:
+    """The middle 95 % of the draws; (NaN, NaN): over 5 % are undefined, or all are equal."""
     # Draws without a class are undefined. Equal draws have no width, which says nothing of other
     # patients; with ``constant`` they do, for a verdict's rule, not to be printed. Fewer than 39
-    # draws have no end that 2.5 % lie beyond.
+    # have no end that 2.5 % lie beyond. Of few ``patients`` all stray too little (Hesterberg 2015).
     defined = _keep_varied(values, -1.0 if constant else ROUNDING)
-    if defined is None or len(defined) < 2 / (1 - level) - 1:
+    if defined is None or len(defined) < 39 or patients < 2:
         return NONE
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    student = scipy.special.stdtrit(patients - 1, 0.025) * np.sqrt(1 + 1 / (patients - 1))
+    low, high = np.quantile(defined, scipy.special.ndtr([student, -student]))
     return float(low), float(high)
 
 

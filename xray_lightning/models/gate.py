@@ -187,7 +187,6 @@ def fit_distance(plain: Floats, everything: Floats) -> tuple[Floats, Floats]:
 
 def choose_limits(values: Floats, rate: float) -> list[float]:
     """The lowest limits (C,) that equally many of M ``values`` (M, C) reach, few any of them."""
-    # The limit itself counts: a further film is as likely to lie above it as to be one of those.
     allowed = int(rate * (len(values) + 1))
     steps = -np.sort(-values, axis=0)
     kept = [step for step in steps if (values >= step).any(axis=1).sum() <= allowed]

@@ -218,7 +218,7 @@ def test_without_other_networks(plane: nn.Module, images: Tensor, evidence: Expl
     verdicts = {name: found.verdict_of(name) for name in TESTS}
     assert verdicts["randomisation"] == "passes"
     assert verdicts["permutation"] == verdicts["seeds"] == "not run"
-    assert found.permutation.reason == "no network trained on permuted labels was given"
+    assert found.permutation.reason == "no network of permuted labels was given"
     assert found.seeds.reason == "no network of another seed was given"
     assert (found.images, found.patients, found.map) == (24, 12, (16, 16))
 

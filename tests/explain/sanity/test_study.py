@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 from scipy.integrate import trapezoid
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr, t
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
@@ -25,21 +25,21 @@ def test_mean_equals_a_loop(sample: Sample, rng: np.random.Generator) -> None:
         wanted.append(np.average(np.nan_to_num(values), weights=weights))
     mean = sample.mean(values)
     assert mean.value == pytest.approx(np.nanmean(values))
-    assert (mean.low, mean.high) == pytest.approx(np.quantile(wanted[1:], [0.025, 0.975]))
+    tail = norm.cdf(t(11).ppf(0.025) * np.sqrt(12 / 11))  # of 12 patients
+    assert (mean.low, mean.high) == pytest.approx(np.quantile(wanted[1:], [tail, 1 - tail]))
     assert mean.undefined == pytest.approx(1 / 24)
 
 
 def test_networks_are_drawn_too(sample: Sample, rng: np.random.Generator) -> None:
-    """Networks that differ widen the interval; equal ones leave that of the patients."""
+    """Networks that differ widen it by Student's t; equal ones leave that of the patients."""
     values = rng.normal(size=24)
     alone, equal = sample.mean(values), sample.mean(np.stack([values] * 5))
     assert (equal.low, equal.high) == pytest.approx((alone.low, alone.high))
     offsets = np.array([-2.0, -1, 0, 1, 2])
     spread = sample.mean(values + offsets[:, None])
     assert spread.value == pytest.approx(alone.value)
-    drawn = np.random.default_rng(0).multinomial(5, [0.2] * 5, size=4000) / 5 @ offsets
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    assert spread.high - spread.low == pytest.approx(high - low, rel=0.15)
+    reach = t(4).ppf(0.975) * offsets.std(ddof=1) / np.sqrt(5)
+    assert spread.high - spread.value == pytest.approx(np.hypot(alone.high - alone.value, reach))
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,6 @@ def test_json_has_none_for_undefined_and_for_no_width(sample: Sample) -> None:
     constant = sample.mean(np.ones(24))
     assert (constant.low, constant.high) == (1, 1)
     assert constant.to_json() == {"value": 1.0, "interval": None, "undefined": 0.0}
-
-
-def test_partners_are_of_other_patients(sample: Sample) -> None:
-    codes = sample.bootstrap.codes
-    assert (codes[sample.partners] != codes).all()
 
 
 @pytest.mark.parametrize(("patients", "draws"), [([], 100), (["a", "a"], 100), (["a", "b"], 0)])
@@ -192,7 +187,8 @@ def test_permutation(sample: Sample, rng: np.random.Generator) -> None:
     assert sanity.MeasuredTest.of(measures).verdict == "passes"
     measures = sanity.compare_networks(prepare(maps), [prepare(maps)], sample)
     assert {similar.verdict for similar in measures.values()} == {"fails"}
-    pairs = enumerate(sample.partners)
+    codes, pairs = sample.bootstrap.codes, enumerate(sample.partners)
+    assert (codes[sample.partners] != codes).all(), "of other patients"
     wanted = np.mean([correlation(maps[row], maps[partner]) for row, partner in pairs])
     assert measures["spearman"].chance.value == pytest.approx(wanted)
 
