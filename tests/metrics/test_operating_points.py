@@ -102,6 +102,9 @@ def test_the_point_of_a_label(rule: str, kind: str) -> None:
     assert point.calibration(kept).tolist() == fitted(kept).tolist()
     low, high = point.calibration.slope_interval
     assert low < fitted.slope < high
+    falling = fit(1 - scores, targets, rule=rule, value=0.8)  # with the finding: no map falls
+    assert (falling.note, falling.calibration.slope_interval) == (fault("flat"), None)
+    np.testing.assert_allclose(falling.calibration(scores), truth.mean())
 
 
 def test_too_few_positives_and_scores_of_which_none_will_do() -> None:

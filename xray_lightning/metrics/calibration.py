@@ -146,6 +146,8 @@ def fit_calibration(scores: Array, positive: Mask, method: str = "platt") -> Cal
             np.repeat([True, False], len(odds)),
             np.concatenate([target, 1 - target]),
         )
+        if line.coef_[0, 0] <= 0:  # no map here falls: as isotonic, the prevalence for every image
+            return Calibration(method, 0.0, float(logit(positive.mean())))
         return Calibration(method, float(line.coef_[0, 0]), float(line.intercept_[0]))
 
     def loss(log_slope: float) -> float:

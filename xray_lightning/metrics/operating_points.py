@@ -159,7 +159,9 @@ def fit_operating_point(
         threshold = choose_threshold(scores, targets, rule, value=value, minimum_positives=1)
         note = f"no score has a {rule} of {value}" if np.isnan(threshold) else ""
     chosen = None if few or calibration is None else fit_calibration(kept, positive, calibration)
-    if chosen is not None and is_separated(kept, positive):
+    if chosen is not None and not np.ptp(chosen(kept)) > 0:
+        note = note or fault("flat")
+    elif chosen is not None and is_separated(kept, positive):
         note = note or fault("separated")
     elif chosen is not None:
         chosen = chosen.with_intervals(kept, positive, bootstrap.codes[known])
