@@ -28,7 +28,7 @@ def result() -> xl.ExternalValidation:
     some, apart = xl.Estimate(0.7, 0.6, 0.8), xl.Estimate(-0.1, -0.2, -0.01)
     line = CalibrationLine(xl.Estimate(0.8, 0.5, 1.1), apart, some, 0.1, 0.2, "")
     row = LabelTransfer(90, 30, 20, 0.33, some, some, apart, 0.2, some, some, some, some, line)
-    few = LabelTransfer(90, 3, 2, 0.03, *[UNKNOWN] * 3, note="too few: 2 patients")
+    few = LabelTransfer(90, 3, 2, 0.03, *[UNKNOWN] * 3, note="too few patients: 2")
     mean = LabelTransfer(90, 31, 20, float("nan"), some, some, apart, note="1 label")
     cell = Transfer("run", "far", "far (x: y)", "f" * 16, 90, 60, "pixels", 9, 4, 5,
                     {ODD: row, "Hernia": few}, mean, "scores.csv", ("a note",))  # fmt: skip
@@ -47,13 +47,11 @@ def test_tables_fit(result: xl.ExternalValidation, capsys: pytest.CaptureFixture
         assert text in printed
     said = " ".join(line for line in external_lines(result) if isinstance(line, str))
     assert "9 images of 4 patients it learned from" in said
-    for text in ("lower here", "5 patients are", "run: gone", "Hernia: too few: 2 patients"):
+    for text in ("lower here", "5 patients are", "run: gone", "Hernia: too few patients: 2"):
         assert text in said
 
 
 def test_page_and_figure(result: xl.ExternalValidation, tmp_path: Path) -> None:
-    none = replace(result.models[0], aurocs={}, mean=UNKNOWN)
-    write_external(replace(result, models=[none], cells=[]), tmp_path)  # nothing is known
     write_external(result, tmp_path)
     assert (tmp_path / "external.png").stat().st_size > 5000
     html = (tmp_path / "external.html").read_text()
@@ -61,6 +59,14 @@ def test_page_and_figure(result: xl.ExternalValidation, tmp_path: Path) -> None:
     assert "Ma$ss &lt;/b&gt;" in html
     assert "<script" not in html
     assert xl.ExternalValidation.from_json(result.to_json()).to_json() == result.to_json()
+    few = result.cells[0].labels["Hernia"]
+    cells = [replace(result.cells[0], labels={"Hernia": few}, mean=few, recognised="")]
+    models = [replace(result.models[0], aurocs={}, mean=UNKNOWN)]
+    write_external(nothing := replace(result, cells=cells, models=models), tmp_path)
+    html = (tmp_path / "external.html").read_text()
+    assert [html.count(text) for text in ("<img", "left out, since")] == [0, 0]
+    assert not (tmp_path / "external.png").exists()
+    assert all(getattr(line, "row_count", 1) for line in external_lines(nothing))
 
 
 @pytest.mark.slow

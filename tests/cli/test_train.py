@@ -41,16 +41,13 @@ def test_other_commands_stay_as_they_are(arguments: list[str]) -> None:
     assert name_folders(arguments) == arguments
 
 
-def test_overrides_stay_in_one_piece() -> None:
+def test_overrides_stay_in_one_piece_and_one_sweep_at_a_time() -> None:
     assert name_folders(["run_dir=a"]) == ["hydra.run.dir=a"]
     assert name_folders(["sweep=losses", "run_dir=a"]) == ["sweep=losses", "hydra.sweep.dir=a"]
     found = name_folders(["--config-dir", "x", "sweep=seeds", "epochs=1", "-m"])
     assert [text.split("=")[0] for text in found] == [
         *("--config-dir", "x", "sweep", "hydra.sweep.dir", "epochs", "-m")
     ]
-
-
-def test_one_sweep_at_a_time() -> None:
     with pytest.raises(ConfigError, match="sweep=losses,heads: one sweep at a time"):
         name_folders(["-m", "sweep=losses,heads"])
 

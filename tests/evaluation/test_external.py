@@ -120,7 +120,7 @@ def test_figures_are_those_of_evaluation(result: xl.ExternalValidation) -> None:
     assert cell.mean.auroc.value == metrics.mean["auroc"].value
     assert cell.mean.note == f"{len(names)} labels"
     hernia = cell.labels["Hernia"]
-    assert "too few: " in hernia.note
+    assert "too few patients with it: " in hernia.note
     assert np.isnan(hernia.auroc.value)
 
 

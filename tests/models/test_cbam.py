@@ -29,9 +29,7 @@ def new_net(backbone: str = "test_resnet", **settings) -> XrayNet:
     return XrayNet(LABELS, backbone, image_size=SIZE, **settings).eval()
 
 
-VIT, SWIN, NEXT = (
-    partial(new_net, name) for name in ("test_vit", "swin_tiny_patch4_window7_224", "test_convnext")
-)
+VIT, NEXT = (partial(new_net, name) for name in ("test_vit", "test_convnext"))
 SMALL = partial(CBAM, 6)
 
 
@@ -130,7 +128,6 @@ def test_gradient_reaches_every_gate() -> None:
     net = new_net(cbam_after=AFTER["test_resnet"]).train()
     net(IMAGES).square().sum().backward()
     for key, parameter in net.attention.named_parameters():
-        assert parameter.grad is not None, key
         assert parameter.grad.abs().max() > 0, key
 
 
@@ -229,7 +226,6 @@ def test_no_spatial_maps(settings: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("make", "settings", "match"),
     [
-        (new_net, {"cbam": "all"}, r"model\.cbam must be one of both, .*, got 'all'"),
         (SMALL, {"parts": "neither"}, r"model\.cbam must be one of both, .*got 'neither'"),
         (SMALL, {"reduction": 0}, r"cbam_reduction of a map of 6 channels .*at least 1 .*got 0"),
         (SMALL, {"reduction": 7}, r"of a map of 6 channels must be .* at most 6, got 7"),
@@ -241,8 +237,7 @@ def test_no_spatial_maps(settings: dict[str, object]) -> None:
         (new_net, {"cbam_after": ["layer4"] * 2}, r"names a module twice: \['layer4', 'la"),
         (new_net, {"cbam_after": "layer4"}, r"must be a list such as \[layer4\], got 'layer"),
         (VIT, {"cbam_after": ["blocks.1"]}, r"'blocks\.1' gives \(1, 17, 64\), which is no"),
-        (SWIN, {"cbam_after": ["layers.1"]}, r"\(1, 8, 8, 192\), which is no map \(B, C, H, W\)"),
-        (NEXT, {"cbam_after": ["stages.0.blocks.0.norm"]}, r"\(1, 16, 16, 24\), which is no map"),
+        (NEXT, {"cbam_after": ["stages.0.blocks.0.norm"]}, r"\(1, 16, 16, 24\).*no map \(B, C, H"),
     ],
 )
 def test_what_cannot_work(make, settings: dict[str, object], match: str) -> None:

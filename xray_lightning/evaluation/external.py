@@ -103,7 +103,7 @@ def say_too_few(predictions: Predictions, label: str) -> str:
     for word, target in (("with", 1), ("without", 0)):
         count = len(np.unique(patients[targets == target]))
         if count < MINIMUM:
-            return f"too few: {count} patients {word} it"
+            return f"too few patients {word} it: {count}"
     return ""
 
 

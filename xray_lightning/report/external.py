@@ -29,19 +29,24 @@ def external_lines(result: external.ExternalValidation) -> list[Table | str]:
     for pair in result.cells:
         known = {k: row for k, row in pair.labels.items() if not np.isnan(row.auroc.value)}
         lines.append(tabulate("transfer", pair, {**pair.labels, external.MEAN: pair.mean}))
-        lines += [tabulate("transfer_calls", known), tabulate("transfer_calibration", known)]
+        lines += [tabulate("transfer_calls", known)] if known else []
+        calibrated = {label: row for label, row in known.items() if row.calibration}
+        lines += [tabulate("transfer_calibration", calibrated)] if calibrated else []
         lines += say("transfer", pair)
     return [*lines, *say("models", result.models)]
 
 
 @AS_WRITTEN
 def heat_figure(result: external.ExternalValidation, path: Path) -> None:
-    """AUROC of each model (rows) on each test set (columns), the mean first, then each label."""
+    """AUROC of each model (rows) on each test set (columns), the mean first; no file of none."""
     columns = [OWN, *result.sets]
     tested = dict.fromkeys(label for cell in result.cells for label in cell.labels)
     shown = [name for name in (external.MEAN, *tested) if any(_cells(result, name, columns))]
-    across = max(1, min(len(shown), 9 // len(columns)))  # as wide as a page can show
-    down = max(1, -(-len(shown) // across))  # also where nothing is known
+    if not shown:
+        path.unlink(missing_ok=True)  # what an earlier call drew
+        return
+    across = min(len(shown), max(1, 9 // len(columns)))  # as wide as a page can show
+    down = -(-len(shown) // across)
     size = 1.25 * len(columns) + 1.6, 0.55 * len(result.models) + 1.0
     figure, panels = new_figure(size[0] * across, size[1] * down + 0.4, down, across)
     for axes in panels[len(shown) :]:
@@ -95,6 +100,6 @@ def _draw_cells(
 def write_external(result: external.ExternalValidation, folder: Path) -> None:
     """Write external.json, external.png and the page of both: no script, no network."""
     write_json(result.to_json(), folder / "external.json")
-    heat_figure(result, folder / "external.png")
-    values = {"picture": embed_picture(folder / "external.png"), "result": result}
+    heat_figure(result, path := folder / "external.png")
+    values = {"picture": embed_picture(path) if path.is_file() else "", "result": result}
     write_file(folder / "external.html", page("external.html.j2", values))
