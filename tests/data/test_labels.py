@@ -17,7 +17,7 @@ from xray_lightning.audit import label_table
 from xray_lightning.data import vocabulary
 from xray_lightning.data.chexpert import LABELS as CHEXPERT
 from xray_lightning.data.samplers import disease_balanced_sampler
-from xray_lightning.data.source import Source, describe_targets, patient_keys, readable_records
+from xray_lightning.data.source import Source, patient_keys, readable_records, say
 from xray_lightning.data.summary import LabelTable
 from xray_lightning.data.uncertain import Coding, parse_code
 from xray_lightning.metrics.auroc import PerLabelAUROC, auroc_per_label
@@ -257,7 +257,8 @@ def test_tables_splits_and_samplers_take_a_share_as_unknown(tmp_path) -> None:
     np.testing.assert_array_equal(ours.draw_targets(2), theirs.draw_targets(2))
     tables = [label_table.LabelTable.of(s.records, s.labels) for s in (SHARES, UNKNOWN)]
     np.testing.assert_array_equal(tables[0].targets, tables[1].targets)
-    assert describe_targets(LABELS, (0.7, 1.0)) == "Fracture; unknown: Edema"
+    said = say("targets", dict(zip(LABELS, (0.7, 1.0), strict=True)))
+    assert said == ["Fracture", "unknown: Edema"]
     assert findings_text(np.array([0.7, 0.0]), LABELS) == "unknown"
     raw = target_matrix(SHARES.records, shares=True)
     np.testing.assert_array_equal(prevalence(raw), prevalence(target_matrix(UNKNOWN.records)))

@@ -24,9 +24,9 @@ from xray_lightning.metrics.calibration import shift_prior
 from xray_lightning.metrics.decisions import ALL_LABELS, SENSITIVITIES, fit_set, measure_selection
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import Record, target_matrix
-from xray_lightning.report.evaluation_table import evaluation_lines, published_lines
+from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import show
+from xray_lightning.report.terminal import show, tabulate
 
 PHANTOM = Phantom(patients=150)
 HALF = len(PHANTOM.records) // 2
@@ -245,12 +245,11 @@ def test_few_patients_and_exact_intervals_are_said(capsys: pytest.CaptureFixture
 def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row for row in read_published() if row.split == "official"]
     first, second = replace(rows[0], primary=True), replace(rows[1], primary=False)
-    show(*published_lines([first, second], 0.8))
+    show(tabulate("published", [first, second]), *say("place", 0.8, [first, second]))
     text = capsys.readouterr().out
     assert "published results on the official test set are higher" in text
     assert f"{second.work} *" in text
     assert f"{first.work} *" not in text
-    assert published_lines([], 0.8) == []
 
 
 def test_nobody_doubts_what_nobody_knows() -> None:

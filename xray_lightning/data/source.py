@@ -218,14 +218,10 @@ class Source:
             size = box.width * across, box.height * down
             axes.add_patch(Rectangle(corner, *size, fill=False, color="yellow"))
             axes.text(*corner, box.label, color="yellow", va="bottom", parse_math=False)
-        axes.set_title(f"{record.image_id}: {describe_targets(self.labels, record.targets)}")
+        told = say("targets", dict(zip(self.labels, record.targets, strict=True)))
+        axes.set_title(f"{record.image_id}: {'; '.join(told)}")
         axes.title.set_parse_math(False)  # labels and names are text, whatever they hold
         return figure
-
-
-def describe_targets(labels: Sequence[str], targets: Sequence[float]) -> str:
-    """The findings of an image in words, and the labels of which nothing is known."""
-    return "; ".join(say("targets", dict(zip(labels, targets, strict=True))))
 
 
 def choose_labels(asked: str | Sequence[str], *sides: Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from xray_lightning.evaluation.evaluate import Evaluation
-from xray_lightning.evaluation.published import Published
 from xray_lightning.metrics.decisions import ALL_IMAGES, PREVALENCES, SIZE
 from xray_lightning.metrics.estimates import FEW_PATIENTS, POINT
 from xray_lightning.metrics.subgroups import ANY, KINDS, MEAN
@@ -36,7 +35,8 @@ def evaluation_lines(
         compared = "gaps", evaluation.gaps, KINDS, ANY
         lines += [tabulate(*compared), *say(*compared)]
     lines += say("evaluation", evaluation)
-    lines += published_lines(evaluation.published, metrics.mean["auroc"].value)
+    if works := evaluation.published:
+        lines += [tabulate("published", works), *say("place", metrics.mean["auroc"].value, works)]
     lines += say("doubts", evaluation.doubts, evaluation.origin.subset)
     names = ("auroc", *POINT) if thresholds else ("auroc",)
     shown = [*(label.estimates for label in metrics.labels.values()), metrics.mean]
@@ -68,8 +68,3 @@ def use_lines(evaluation: Evaluation) -> list[Table | str]:
     rows = [(label, kept.get(label), sets.get(label, {})) for label in {**kept, **sets}]
     table = tabulate("uncertain", rows, f"{points.value:g}", ALL_IMAGES, SIZE)
     return [*lines, table, *say("selection", points, kept, sets, evaluation.certainty)]
-
-
-def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:
-    """The published means, and the place of this one among those of the same images."""
-    return [tabulate("published", rows), *say("place", mean, rows)] if rows else []
