@@ -151,9 +151,8 @@ def audit_split(
 
 def write_gist(audit: Audit) -> list[str]:
     """What to know first, one sentence each, leaks first."""
-    results = {row.name: row.result for row in audit.baselines}
-    gains = (results.get(name) for name in (shifting.OTHERS, shifting.TRAINED))
-    sentences = say("gist", audit.leakage, audit.shift, *gains, audit.decomposition)
+    *_, others, trained = (row.result for row in audit.baselines)
+    sentences = say("gist", audit.leakage, audit.shift, others, trained, audit.decomposition)
     return sentences + (say("hospitals", audit.hospitals) if audit.hospitals else [])
 
 

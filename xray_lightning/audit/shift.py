@@ -26,7 +26,6 @@ Groups = Mapping[str, Rows]  # by name: the last is compared with the one before
 # What NIH's list calls train_val: a publisher's facts are about the two together.
 BOTH = "train+val"
 FOLDS = 5
-WIDER = 1.5  # intervals over folds that learn from each other's: sqrt(1 + FOLDS / (FOLDS - 1))
 PER_PATIENT = "images of the patient"
 
 METADATA = "metadata"
@@ -193,8 +192,9 @@ def separate_by_metadata(
     stacked, drawn = np.column_stack(list(features.values())), bootstrap.subset(rows)
     scores, shuffled = _score_held_out(stacked, is_other, codes, seed)
     result = MeanAuroc.of(list(groups)[-1:], scores[:, None], is_other[:, None], drawn)
-    low, high = (result.mean + WIDER * (end - result.mean) for end in result.interval)
-    result = replace(result, interval=(max(low, 0.0), min(high, 1.0)))  # Nadeau and Bengio 2003
+    # folds learn from each other: wider by sqrt(1 + FOLDS / (FOLDS - 1)) (Nadeau and Bengio 2003)
+    low, high = (result.mean + 1.5 * (end - result.mean) for end in result.interval)
+    result = replace(result, interval=(max(low, 0.0), min(high, 1.0)))
     pairs = zip(features, shuffled.T, strict=True)
     used = {name: result.mean - float(roc_auc_score(is_other, one)) for name, one in pairs}
     return Separation(result, used, "", lacking)

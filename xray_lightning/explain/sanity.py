@@ -152,12 +152,11 @@ class Sample:
         enough = patients if patients >= FEWEST and known.mean() >= 0.5 else 0
         ends = intervals.percentile_interval(means[1:], enough, constant=True)
         own = intervals.divided(total[0], count[0])[count[0] > 0]  # of each network
-        freedom = max(len(own) - 1, 1)
-        error = float(np.sqrt(((own - means[0]) ** 2).sum() / (freedom * (freedom + 1))))
+        value, freedom = float(means[0]), max(len(own) - 1, 1)
+        error = float(np.sqrt(((own - value) ** 2).sum() / (freedom * (freedom + 1))))
         networks = intervals.Spread(error, freedom).around(0.0)
-        below, above = np.hypot(np.subtract(ends, means[0]), networks).tolist()
-        value, undefined = float(means[0]), float(1 - known.mean())
-        return Mean(value, value - below, value + above, undefined)
+        below, above = np.hypot(np.subtract(ends, value), networks).tolist()
+        return Mean(value, value - below, value + above, float(1 - known.mean()))
 
     def rate_similarity(
         self, similarity: Floats, chance: Floats, *, high: bool, control: Floats | None = None
