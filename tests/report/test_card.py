@@ -108,7 +108,7 @@ def test_explained(made_run, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"leaked_patients": 0}, "No patient has images in more than one subset."),
+        ({"leaked_patients": 0}, "No patient that the data name has images in more than one"),
         ({"leaked_patients": 3}, "**3 patients have images in more than one subset.**"),
         ({"leaked_patients": None}, "whether the subsets share some is not known"),
         ({"images": {"train": 1, "val": 1, "test": 1}}, "the split uses 3, so 345 are left out"),

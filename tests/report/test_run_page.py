@@ -202,7 +202,7 @@ def test_files_are_written_and_agree(undrawn, run_folder, parsed) -> None:
     text = (run_folder / "report.html").read_text()
     assert any(each.startswith("data:image/webp;base64,") for each in parsed(text).addresses)
     assert "No training curves" in text
-    assert "found no patient in more than one subset" in text
+    assert "found no patient that the data name in more than one subset" in text
     run = read_run(run_folder)
     run.environment["split"]["leaked_patients"] = None
     write_report(run, None, "gone")
