@@ -102,7 +102,15 @@ def save_figure(figure: "Figure", path: Path) -> None:
 def write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
     """Write a table for spreadsheets; names of files need not be UTF-8."""
     with open_replacing(path, newline="", errors="surrogateescape") as file:
-        csv.writer(file, lineterminator="\n").writerows(map(for_spreadsheet, row) for row in rows)
+        for row in rows:
+            write_row(file, row)
+
+
+def write_row(file: IO[str], row: Iterable[str]) -> None:
+    """A row of such a table; Python 3.12 puts no quotes around a return, which ends a row."""
+    cells = [*map(for_spreadsheet, row)]
+    quoted = any("\r" in cell for cell in cells)
+    csv.writer(file, lineterminator="\n", quoting=1 if quoted else 0).writerow(cells)
 
 
 def read_written(path: Path) -> list[list[str]]:

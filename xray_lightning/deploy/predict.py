@@ -1,6 +1,5 @@
 """Scores of any files, written as they come; what is done stays done."""
 
-import csv
 import os
 import secrets
 from collections import Counter
@@ -184,7 +183,7 @@ class ScoreTable:
         if scores.scores is None:
             self.failures[name] = scores.failure
             with _open_table(self._failed, FAILED) as file:
-                _append(file, [name, scores.failure])
+                writing.write_row(file, [name, scores.failure])
             return
         self.failures.pop(name, None)
         told = os.fsencode(scores.study or name)
@@ -193,7 +192,8 @@ class ScoreTable:
         self.rows[name] = study, scores.scores, "; ".join(reasons)
         if name in self._stamps:  # before the row: what has a row has a stamp
             self._journal.add({name: self._stamps[name]})
-        _append(self._file, self._write_row(name))
+        writing.write_row(self._file, self._write_row(name))
+        self._file.flush()
 
     def join_shards(self, identity: Json) -> None:
         """Take over the rows of shards in the folder, by the stamps' order; those here stay."""
@@ -217,9 +217,9 @@ class ScoreTable:
     def summarise(self, names: Iterable[str]) -> Json:
         """How many studies some files are of; how many of the files are called, remarked on."""
         rows = [self.rows[name] for name in names if name in self.rows]
-        calls = self.interpretation.calls(np.array([row[1] for row in rows] or self.scores))
+        calls = self.interpretation.calls(np.array([row[1] for row in rows] or self.scores[:0]))
         counts = zip(self.interpretation.labels, calls.sum(axis=0).tolist(), strict=True)
-        called = {label: int(count) for label, count in counts if count == count}  # not NaN
+        called = {label: int(count) for label, count in counts if rows and count == count}  # or NaN
         studies, priors = len({study for study, *_ in rows}), self.interpretation.priors
         gate = [{one.partition(":")[0] for one in row[2].split("; ")} for row in rows if row[2]]
         remarks = dict(Counter(kind for kinds in gate for kind in kinds).most_common())
@@ -281,13 +281,8 @@ def _open_table(path: Path, header: Sequence[str]) -> TextIO:
     """A table to append to, with its header; file names need not be UTF-8."""
     file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
     if not path.stat().st_size:
-        _append(file, header)
+        writing.write_row(file, header)
     return file
-
-
-def _append(file: TextIO, row: Sequence[str]) -> None:
-    csv.writer(file, lineterminator="\n").writerow(map(writing.for_spreadsheet, row))
-    file.flush()
 
 
 def _read_repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
