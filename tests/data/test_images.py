@@ -248,8 +248,10 @@ STRIPS = [{}, {"rowsperstrip": 7}, {"tile": (16, 16)}]
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("strips", STRIPS)
 def test_tiff_is_read_or_refused(packing: str | None, strips: dict[str, object]) -> None:
-    data = tiff(RAMP, compression=packing, **strips)
-    np.testing.assert_array_equal(decode_image(data, "x"), RAMP)
+    data, pages = (tiff(x, compression=packing, **strips) for x in (RAMP, np.stack([RAMP, ~RAMP])))
+    with collect_notes() as notes:
+        np.testing.assert_array_equal([decode_image(one, "x") for one in (data, pages)], [RAMP] * 2)
+    assert notes == ["TIFF of several pages: the first is taken"]
     if packing != "jpeg2000":  # Pillow does not read that
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), RAMP)
     for size in range(0, len(data), 5):

@@ -177,7 +177,7 @@ def test_patient_split_refuses_too_few() -> None:
         xl.kfold_split(make_records(4), None)
 
 
-FRACTIONS = [(0.8, 0.2), (0.8, 0.0, 0.2), (0.7, 0.2, 0.2), (1.1, -0.3, 0.2), (0.7, NAN, 0.3), "abc"]
+FRACTIONS = [(0.8, 0.2), (0.8, 0.0, 0.2), (0.7, 0.2, 0.2), (1.1, -0.3, 0.2), (0.7, NAN, 0.3), None]
 SUM = r"three positive numbers .* sum to 1, got"
 SHARES, OPEN = (0, 1, -0.1, NAN, "x"), "above 0 and below 1, got"
 

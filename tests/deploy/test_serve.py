@@ -95,7 +95,7 @@ HUGE = FILM[:12] + SIZES + zlib.crc32(SIZES).to_bytes(4) + FILM[33:]
         ([b"BM" + bytes(20)], 422, "damaged header"),
         ([bytes(128) + b"DICM" + bytes(60)], 422, "its header|TransferSyntax"),
         ([{"files": [("file", ("a", FILM)), ("file", ("b", FILM))]}], 422, "not one file"),
-        ([{"content": b"x", "headers": {"content-type": "multipart/form-data"}}], 422, "one file"),
+        ([{"content": b"x", "headers": {"content-type": "Multipart/form-data"}}], 422, "one file"),
         ([{"content": FILM, "url": "/v1/predict?maps=often"}], 422, "true or false"),
         ([{"content": FILM, "url": "/v1/predict?model=best"}], 404, "bare or fitted"),
         ([LONG, {"files": {"file": LONG}}], 413, "more than 2 MB"),

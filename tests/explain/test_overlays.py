@@ -8,8 +8,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy import data_fixture, quiet_trainer, toy_net
 
-from xray_lightning import ConfigError, XrayDataModule, XrayTask, class_map
-from xray_lightning.explain.overlays import BATCH, Choice, make_overlays, order_rows
+from xray_lightning import ConfigError, DataError, XrayDataModule, XrayTask, class_map
+from xray_lightning.explain.overlays import BATCH, Choice, make_overlays, map_annotated, order_rows
 from xray_lightning.report.gallery import make_heat_maps
 
 SCORES = np.array([0.9, 0.1, 0.5, 0.4, 0.7, 0.2, np.nan], np.float32)
@@ -52,6 +52,12 @@ def test_places_go_label_by_label(data: XrayDataModule) -> None:
     assert all(targets[row, data.labels.index(label)] == 1 for row, label in places)
     with pytest.raises(ConfigError, match=r"labels must be of Atelectasis, .*, got Cough"):
         Choice(labels=("Cough", "Mass")).places(data, "test", scores)
+
+
+def test_boxes_drawn_on_a_larger_image(data: XrayDataModule, monkeypatch) -> None:
+    monkeypatch.setattr("xray_lightning.explain.overlays.box_to_square", lambda *_: (0, 60, 6, 6))
+    with pytest.raises(DataError, match="a box reaches beyond the image"):
+        map_annotated(toy_net(data.labels), data, "test", ["cam"])
 
 
 @pytest.mark.parametrize("method", ["cam", "gradcam"])

@@ -13,7 +13,7 @@ import numpy as np
 
 from xray_lightning.data.partition import read_split_column
 from xray_lightning.data.source import Source, locate_files, read_facts, require_directory, say
-from xray_lightning.data.tables import Table, binary, read_boxes, read_table
+from xray_lightning.data.tables import LOST_ID, Table, binary, read_boxes, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Records
 from xray_lightning.wording import fault
@@ -138,11 +138,11 @@ def _read_patients(table: Table, notes: list[str]) -> Sequence[str]:
     if "patient" not in table.columns:
         notes += say("no_patients")
         return table.text("image")
-    table.refuse_blanks("patient")
+    table.refuse_blanks("patient", LOST_ID)
     patients = table.text("patient")
     alike: dict[str, list[str]] = {}
     for patient in dict.fromkeys(patients):
-        number = re.fullmatch(r"0*(\d+?)(\.0*)?", patient)
-        alike.setdefault(number[1] if number else patient.casefold(), []).append(patient)
+        name = re.sub(r"^0*(\d+?)(\.0*)?$", r"\1", patient.casefold())
+        alike.setdefault(name, []).append(patient)
     notes += say("alike", [" and ".join(ids) for ids in alike.values() if len(ids) > 1])
     return patients

@@ -23,17 +23,18 @@ def padding(height: int, width: int) -> tuple[int, int]:
     return (side - height) // 2, (side - width) // 2
 
 
+def pad_square(image: Pixels) -> Pixels:
+    """An image (H, W) centred in its square, black around it."""
+    height, width = image.shape
+    (top, left), side = padding(height, width), max(height, width)
+    return np.pad(image, ((top, side - height - top), (left, side - width - left)))
+
+
 def fit_square(image: Pixels, size: int) -> Pixels:
     """The whole image (H, W) in a square (size, size), uint8, its aspect preserved."""
     if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
         raise InvalidImageError(fault("no_grey_image", image))
-    height, width = image.shape
-    if height != width:
-        top, left = padding(height, width)
-        side = max(height, width)
-        square = np.zeros((side, side), dtype=np.uint8)
-        square[top : top + height, left : left + width] = image
-        image = square
+    image = pad_square(image)
     if len(image) == size:
         return image
     method = cv2.INTER_AREA if size < len(image) else cv2.INTER_LINEAR

@@ -92,7 +92,7 @@ def decode_image(data: bytes, name: str, bits: int = 16) -> Pixels:
         return read_dicom8(data, name=name, notes=notes)
     with name_errors(name):
         if data.startswith(TIFF):
-            pixels, white, orientation = _decode_tiff(data)
+            pixels, white, orientation = _decode_tiff(data, notes)
         else:
             pixels = _decode(data, _check_file(data))
             white, orientation = 255 if pixels.dtype == np.uint8 else 2**bits - 1, 1
@@ -189,13 +189,14 @@ def _check_size(width: int, height: int, remedy: str = AGAIN) -> None:
         raise refusal(fault("sides", width, height, MAX_SIDE), remedy)
 
 
-def _decode_tiff(data: bytes) -> tuple[npt.NDArray[Any], int, int]:
+def _decode_tiff(data: bytes, notes: list[str]) -> tuple[npt.NDArray[Any], int, int]:
     """The first page: codes, (H, W) or BGR (H, W, 3); the code of white; EXIF's orientation."""
     import tifffile  # 0.1 s that only TIFF needs
 
     with guard("its TIFF data is"), tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         _check_page(page, data)
+        notes += ["TIFF of several pages: the first is taken"] if len(file.pages) > 1 else []
         pixels, white = _map_codes(page.asarray(maxworkers=1), page)
         return pixels, white, int(page.tags.valueof(_ORIENTATION, 1))
 

@@ -30,6 +30,7 @@ from xray_lightning.records import NAN, Records, read_column
 EXPERTS = "mimic-cxr-2.1.0-test-set-labeled.csv"
 FACTS = read_facts("mimic")
 LABELS = FACTS.labels
+WHOLE = "a whole number"
 PORTABLE = "CHEST (PORTABLE AP)"  # the one procedure with a single view
 Told = npt.NDArray[np.bool_]  # (N, L)
 _IMAGE, _PATIENT, _STUDY, _VIEW = "dicom_id", "subject_id", "study_id", "ViewPosition"
@@ -76,6 +77,7 @@ class Mimic(Source, published="mimic"):
         split.require(_IMAGE, "split", once=_IMAGE)
         subsets = read_split_column(split, _IMAGE)
         self.official = {name: frozenset(ids) for name, ids in subsets.items()}
+        table.convert(_PATIENT, int, WHOLE)
         codes, told, kept = _read_labels(table, self.official["test"], studies, notes)
         images, reported = table.text(_IMAGE), codes[told.any(axis=1)]
         targets = np.where(told, coding.read(codes, images), NAN)
@@ -152,7 +154,7 @@ def _codes_of_images(images: Table, studies: Table) -> tuple[Codes, Told]:
     studies.require(_STUDY, once=_STUDY)
     columns = {FACTS.synonyms.get(name, name): name for name in studies.columns}
     own = code_matrix(studies, [columns.get(label, label) for label in LABELS])
-    place = {study: row for row, study in enumerate(studies.text(_STUDY))}
-    rows = np.array([place.get(study, -1) for study in images.text(_STUDY)])[:, None]
+    place = {study: row for row, study in enumerate(studies.convert(_STUDY, int, WHOLE))}
+    rows = np.array([place.get(study, -1) for study in images.convert(_STUDY, int, WHOLE)])[:, None]
     told = (rows >= 0) & np.array([label in columns for label in LABELS])
     return np.where(told, own[rows[:, 0]], NAN), told

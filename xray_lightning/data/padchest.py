@@ -28,7 +28,7 @@ import numpy.typing as npt
 from xray_lightning.data.images import Pixels, read_record
 from xray_lightning.data.partition import NameIndex, read_list
 from xray_lightning.data.source import Identity, Source, find_table, index_images, read_facts, say
-from xray_lightning.data.tables import Rows, Table, allowed_ages, read_table
+from xray_lightning.data.tables import LOST_ID, Rows, Table, allowed_ages, read_table
 from xray_lightning.data.vocabulary import LabelMap, encode_words, name_map, read_label_map
 from xray_lightning.errors import ConfigError, TableError, require_choice
 from xray_lightning.records import Record, Records
@@ -85,7 +85,7 @@ class PadChest(Source, published="padchest"):
         self.choices = chosen | name_map(words, LABEL_MAP)
         path = find_table(folder, [TABLE], FACTS.expected, notes)
         table = read_table(path, *_COLUMNS, once=_IMAGE)
-        table.refuse_blanks(_PATIENT)
+        table.refuse_blanks(_PATIENT, LOST_ID)
         wanted = "MONOCHROME2: whether such a file is inverted is not known"
         table.convert(_GREY, {"MONOCHROME2": _GREY}.__getitem__, wanted)
         rows, cells = table.parse_distinct(_LABELS, parse_labels, "a list of words as ['mass']")

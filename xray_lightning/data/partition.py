@@ -227,7 +227,10 @@ def read_list(path: Path, index: NameIndex) -> tuple[str, ...]:
         lines = [line.strip() for line in file.read().splitlines() if line.strip()]
     if not lines:
         raise TableError(f"{path} is empty: it was to list images")
-    names = max(_read_forms(lines), key=lambda names: _count_hits(names, index))
+    forms = list(_read_forms(lines))
+    parts = [form[:: len(form) // _SAMPLE + 1] for form in forms]
+    hits = [sum(index.find(name) is not None for name in part) for part in parts]
+    names = forms[hits.index(max(hits))]
     if _is_header(names[0], lines[0], index):
         names = names[1:]
     return tuple(dict.fromkeys(index.find(name) or name for name in names))
@@ -241,10 +244,6 @@ def _read_forms(lines: Sequence[str]) -> Iterator[Sequence[str]]:
         if separator in lines[0]:
             rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
             yield from zip_longest(*rows, fillvalue="")
-
-
-def _count_hits(names: Sequence[str], index: NameIndex) -> int:
-    return sum(index.find(name) is not None for name in names[:: len(names) // _SAMPLE + 1])
 
 
 def _is_header(name: str, line: str, index: NameIndex) -> bool:

@@ -1,12 +1,13 @@
 """Several data sets as one, with the labels of a common vocabulary."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 
 from xray_lightning.data import vocabulary
 from xray_lightning.data.source import Identity, Mask, Pixels, Source, say
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, DataError
 from xray_lightning.records import Record, Records, patients_known, read_column, replace_columns
 from xray_lightning.wording import fault
 
@@ -27,6 +28,7 @@ class Several(Source):
 
     Raises:
         ConfigError: there is no data set, none tells a label, or they share none.
+        DataError: a file is of different patients in two of them.
     """
 
     name = "several"
@@ -50,6 +52,10 @@ class Several(Source):
         ids = [read_column(records, "image_id") for records in renamed.values()]
         self._rows = {image: row for images in ids for row, image in enumerate(images)}
         self.records = Records.join([*renamed.values()])
+        owned = {*zip(*(read_column(self.records, k) for k in ("path", "patient_id")), strict=True)}
+        files = Counter(path for path, _ in owned if path).most_common(1)
+        if files and files[0][1] > 1:
+            raise DataError(fault("two_patients", files[0][0]))
         self.official = _unite_official(self.sources)
         patients = {name: {*read_column(own, "patient_id")} for name, own in renamed.items()}
         pairs = combinations(patients.items(), 2)

@@ -257,7 +257,7 @@ def count_groups(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32])
 
 def _split_groups(name: str, records: Images, group: str, fractions: Shares, seed: int) -> Split:
     """A split into ``fractions``, where records that are equal in a field stay together."""
-    shares = tuple(fractions) if not isinstance(fractions, str | float | int) else ()
+    shares = tuple(fractions) if not isinstance(fractions, str | float | int | None) else ()
     positive = all(isinstance(share, float | int) and share > 0 for share in shares)
     if not (len(shares) == len(SUBSETS) and positive and abs(sum(shares) - 1) < 1e-6):
         raise ConfigError(fault("fractions", fractions))

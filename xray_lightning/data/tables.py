@@ -32,7 +32,7 @@ from xray_lightning.writing import from_spreadsheet
 if TYPE_CHECKING:  # 0.2 s, which a wrong path need not wait for
     from polars import DataFrame, Series
 
-
+LOST_ID = r"^$|^(?i:nan|<na>)$|^\d\.\d+[eE]\+\d+$"  # what pandas and spreadsheets make of one
 _UNITS = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}  # of them in a year
 _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
 
@@ -140,10 +140,11 @@ class Table:
         notes += say("other_sexes", name, sexes.count("") - self.text(name).count(""))
         return sexes
 
-    def refuse_blanks(self, name: str) -> None:
-        """Refuse a blank cell in a column."""
-        if (blank := self.column(name) == "").any():
-            raise TableError(f"{self.place(blank.arg_max() or 0)}: {name!r} is blank")
+    def refuse_blanks(self, name: str, lost: str = "^$") -> None:
+        """Refuse a blank cell in a column, or one of the pattern ``lost``."""
+        if (blank := self.column(name).str.contains(lost)).any():
+            row = blank.arg_max() or 0
+            raise TableError(fault("lost_id", self.place(row), name, self.column(name)[row]))
 
 
 def allowed_ages(ages: npt.NDArray[np.float64], notes: list[str]) -> list[float]:
@@ -259,9 +260,8 @@ def require_whole(path: Path) -> None:
 
 def binary(cell: str) -> float:
     """A target: 1.0, 0.0, or NaN where it is unknown, blank or -1."""
-    words = {"": NAN, "true": 1.0, "false": 0.0}
-    known = cell.lower() in words
-    return words[cell.lower()] if known else {1.0: 1.0, 0.0: 0.0, -1.0: NAN}[float(cell)]
+    words = {"": "-1", "true": "1", "false": "0"}
+    return {1.0: 1.0, 0.0: 0.0, -1.0: NAN}[float(words.get(cell.lower(), cell))]
 
 
 def is_present(cell: str) -> bool:

@@ -39,11 +39,8 @@ Codes = npt.NDArray[np.float64]  # 1, 0, -1, NaN where blank
 
 
 def parse_code(cell: str) -> float:
-    """A labeler's code: 1, 0, -1, or NaN where blank."""
-    code = float(cell or NAN)
-    if cell and code not in (1, 0, -1):
-        raise ValueError
-    return code
+    """A labeler's code: 1, 0, -1, or NaN where blank; a KeyError or ValueError for another."""
+    return {1.0: 1.0, 0.0: 0.0, -1.0: -1.0}[float(cell)] if cell else NAN
 
 
 def code_matrix(table: Table, labels: Sequence[str]) -> Codes:

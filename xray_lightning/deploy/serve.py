@@ -245,7 +245,7 @@ async def receive(request: Request, megabytes: int) -> bytes:
             yield chunk
 
     try:
-        if not request.headers.get("content-type", "").startswith("multipart/"):
+        if not request.headers.get("content-type", "").lower().startswith("multipart/"):
             return b"".join([chunk async for chunk in limited()])
         parser = MultiPartParser(request.headers, limited(), max_files=1, max_fields=9)
         parser.spool_max_size = megabytes * 10**6  # bytes; more would go to the disk

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.geometry import Rectangle, box_to_square, padding
+from xray_lightning.data.geometry import Rectangle, box_to_square, pad_square
 from xray_lightning.data.source import Mask, Source
-from xray_lightning.errors import ConfigError, require_choice, require_integer
+from xray_lightning.errors import ConfigError, DataError, require_choice, require_integer
 from xray_lightning.explain import maps
 from xray_lightning.explain.localisation import BOXES, MASKS, AnnotatedMaps, Boxes
 from xray_lightning.metrics.localisation import Heat, Region, pointing_game, region_of
@@ -130,14 +130,10 @@ def iterate_maps(
 
 def square_boxes(data: XrayDataModule, subset: str, row: int, label: str) -> tuple[Rectangle, ...]:
     """The boxes of a finding in pixels of the square the network sees."""
-    record = data.subset_records(subset)[row]
-    frame = record.box_frame
-    if frame is None:
-        dataset = data.dataset(subset)
-        height, width = dataset.cache.sizes[dataset.rows[row]].tolist()
-        frame = width, height
+    record, dataset = data.subset_records(subset)[row], data.dataset(subset)
+    width, height = record.box_frame or dataset.cache.sizes[dataset.rows[row]][::-1].tolist()
     own = [(b.x, b.y, b.width, b.height) for b in record.boxes if b.label == label]
-    return tuple(box_to_square(box, frame, data.image_size) for box in own)
+    return tuple(box_to_square(box, (width, height), data.image_size) for box in own)
 
 
 def find_boxed(data: XrayDataModule, subset: str) -> list[Place]:
@@ -160,6 +156,10 @@ def map_annotated(
 ) -> dict[str, AnnotatedMaps]:
     """Maps, boxes and, where the set has them, masks of each finding with boxes in a subset."""
     places = find_boxed(data, subset)
+    boxed = {place: square_boxes(data, subset, *place) for place in places}
+    for (row, _), own in boxed.items():
+        if np.reshape(own, (-1, 2, 2)).sum(axis=1).max() > data.image_size + 1:
+            raise DataError(fault("box_beyond", data.subset_records(subset)[row]))
     drawn: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}
     for number, method in enumerate(methods):
         made = iterate_maps(net, data, subset, places, method=method)
@@ -170,7 +170,7 @@ def map_annotated(
     for label, by_method in drawn.items():
         rows = [row for row, name in places if name == label]
         records = [data.subset_records(subset)[row] for row in rows]
-        boxes = [square_boxes(data, subset, row, label) for row in rows]
+        boxes = [boxed[row, label] for row in rows]
         masks, place = exact_masks(data.source, records, label, boxes, data.image_size)
         stacks = {method: np.stack(heats) for method, heats in by_method.items()}
         patients = [record.patient_id for record in records]
@@ -205,11 +205,7 @@ def exact_masks(
 
 def square_mask(mask: Region, size: int) -> Region:
     """A mask (H, W) on the ``fit_square``, (size, size): pixels it covers by half, else by most."""
-    height, width = mask.shape
-    (top, left), side = padding(height, width), max(height, width)
-    square = np.zeros((side, side), dtype=np.bool_)
-    square[top : top + height, left : left + width] = mask
-    covered = maps.shrink(square, (size, size))
+    covered = maps.shrink(pad_square(mask.view(np.uint8)), (size, size))
     return np.asarray((covered > 0) & (covered >= min(0.5, covered.max())))
 
 

@@ -333,6 +333,7 @@ SEGMENTS = "<16I"
         (".4.50", imagecodecs.jpegls_encode(BYTES), "JPEG of kind F7"),
         (".4.80", imagecodecs.jpegls_encode(BYTES)[:200] + b"\xff\xd9", "JPEG-LS pixels are dam"),
         (".4.90", J2K, "codestream has 16 bits, the header 8"),
+        (".4.90", jpeg_2000(BYTES.astype(np.int8)), "codestream is signed, the header says unsig"),
         (".4.90", jpeg_2000(BYTES)[:400] + b"\xff\xd9", r"damaged \(Jpeg2kError\)"),
         (".4.90", b"\xff\x4f\xff\x51" + bytes(30), "JPEG 2000 codestream has no header"),
         (".4.90", b"nothing of the kind", "JPEG 2000 codestream has no header"),

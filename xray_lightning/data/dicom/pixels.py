@@ -153,6 +153,8 @@ def _decode_jpeg_2000(frame: bytes, layout: Layout) -> tuple[npt.NDArray[Any], i
     samples, depth = struct.unpack_from(">HB", frame, start + 40)
     precision = (depth & 0x7F) + 1
     _check_stream(height - top, width - left, samples, precision, layout)
+    if depth & 0x80 and not layout.signed:  # its negative values would be the brightest
+        raise refusal("its codestream is signed, the header says unsigned", "Correct either")
     return imagecodecs.jpeg2k_decode(frame[start:], numthreads=1), precision
 
 
