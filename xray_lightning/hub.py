@@ -39,7 +39,7 @@ def find_checkpoint(place: str | Path) -> Path:
     path = locate(place)
     path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
+        raise CheckpointError(f"no checkpoint at {path}: name its file, a run or hf://OWNER/NAME")
     if not (is_zipfile(path) or path.suffix == ".safetensors"):  # asked without torch
         raise CheckpointError(f"{path} is damaged or no checkpoint: take a file of train.py's")
     return path

@@ -149,7 +149,7 @@ def test_nothing_is_done_after_a_wrong_word(run, checkpoint, images, tmp_path, m
     for arguments, message in cases:
         assert message in predict(*arguments, "--out", out, code=2)
         assert not out.exists()
-    assert "--out DIR" in predict(checkpoint, image, code=2)
+    assert "--out PATH" in predict(checkpoint, image, code=2)
     (tmp_path / "file").touch()
     said = predict(checkpoint, image, "--out", tmp_path / "file/x", code=2)
     assert "cannot write to the folder" in said
