@@ -186,9 +186,8 @@ def _compare(
 def _match_severity(pair: Sequence[ScoredSubset]) -> dict[str, Sequence[Mask]]:
     """Images with so many findings besides the label in question: others for each label."""
     present = [subset.table.targets == 1 for subset in pair]
-    others = [own.sum(axis=1)[:, None] - own for own in present]  # (n, L)
-    capped = [np.minimum(counts, len(_FINDINGS) - 1) for counts in others]
-    return {f"{k} other findings": [c == n for c in capped] for n, k in enumerate(_FINDINGS)}
+    others = [np.minimum(own.sum(axis=1)[:, None] - own, len(_FINDINGS) - 1) for own in present]
+    return {f"{k} other findings": [c == n for c in others] for n, k in enumerate(_FINDINGS)}
 
 
 def _change(draws: Floats) -> Change:
