@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import find_conf
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import require_choice
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import show
 from xray_lightning.wording import first_sentence
@@ -35,9 +35,8 @@ def show_info(request: Request) -> None:
 
 def show_list(request: Request) -> None:
     """What can be chosen: xray list models|heads|losses|data|experiments|metrics|methods."""
-    if (what := request.files[0]) not in LISTS:
-        raise ConfigError(f"xray list {what}: name one of {', '.join(LISTS)}")
-    print_pairs(request, list_choices(what))
+    require_choice("xray list", request.files[0], LISTS)
+    print_pairs(request, list_choices(request.files[0]))
 
 
 def print_pairs(request: Request, pairs: Mapping[str, object]) -> None:

@@ -101,11 +101,6 @@ def hospital_balanced_sampler(
     return generator.permutation(np.concatenate(drawn))
 
 
-def occurrences(order: Order) -> Order:
-    """How often each entry came before, in the same shape."""
-    return np.asarray(pd.Series(order).groupby(order).cumcount(), np.int64)
-
-
 class EpochSampler(DistributedSampler[SampleKey]):  # by type alone: Lightning leaves it as it is
     """A new order and new augmentation seeds each epoch, derived from (seed, epoch) alone."""
 
@@ -129,7 +124,8 @@ class EpochSampler(DistributedSampler[SampleKey]):  # by type alone: Lightning l
         generator = np.random.default_rng((self.seed, self.epoch))
         order = self.plan(generator)
         seeds = generator.integers(2**31, size=self.length)  # seeds[i] belongs to image i
-        seeds = (seeds[order] + occurrences(order)) % 2**31  # and its next number to its next draw
+        before = pd.Series(order).groupby(order).cumcount().to_numpy()  # draws of the same image
+        seeds = (seeds[order] + before) % 2**31  # the next number belongs to its next draw
         mine = slice(self.rank, None, self.num_replicas)
         keys = zip(order[mine].tolist(), seeds[mine].tolist(), strict=True)
         return islice(keys, self.num_samples)

@@ -92,10 +92,11 @@ def predict_files(
         OutputError: the folder, or a table in it, was removed meanwhile.
         CheckpointError: a score is NaN.
     """
-    require_form(form)
+    require_choice("format", form, FORMATS)  # before hours of scoring
+    if form == "parquet" and find_spec("pyarrow") is None:
+        raise ConfigError(fault("no_parquet"))
     images = paths if isinstance(paths, ImageFiles) else find_images(paths)
     listed = [path for path in images.images if shard.owns(str(path))]
-    stamps = {str(path): file_stamp(path) for path in listed}
     asked, identity = classifier.interpretation, identify(classifier)
     folder = prepare_folder(shard.folder(out := Path(out)))
     if shard.count > 1:  # with the key of all, so that a study has one digest in them
@@ -103,10 +104,9 @@ def predict_files(
             read_key(folder / ".study.key", read_key(out / ".study.key"))
     with lock_folder(folder), single_threaded_opencv():
         _require_same(folder, identity)
-        table = ScoreTable(folder, asked, stamps)
+        table = ScoreTable(folder, asked, {str(path): file_stamp(path) for path in listed})
         table.join_shards(identity)
-        skipped = [{"file": str(path)} for path in images.skipped]
-        writing.write_rows(folder / "skipped.csv", skipped)
+        writing.write_rows(folder / "skipped.csv", [{"file": str(p)} for p in images.skipped])
         with table:
             writing.write_json({**identity, **asked.to_json()}, folder / "model.json")
             files = [path for path in listed if str(path) not in table.rows]
@@ -260,13 +260,6 @@ class ScoreTable:
 
 def _cell(value: float, form: str) -> str:
     return "" if value != value else f"{value:{form}}"  # NaN
-
-
-def require_form(form: str) -> None:
-    """Refuse a form of the table that cannot be written, before hours of scoring."""
-    require_choice("format", form, FORMATS)
-    if form == "parquet" and find_spec("pyarrow") is None:
-        raise ConfigError(fault("no_parquet"))
 
 
 def read_key(path: Path, key: bytes = b"") -> bytes:

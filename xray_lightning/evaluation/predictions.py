@@ -251,13 +251,12 @@ class ScoreTable:
         split, place, records = self.split, subset or "label table", [*self.source.records]
         records = [records[row] for row in split.subsets[subset]] if split else records
         scored = [record for record in records if record.image_id in self._scores]
-        lacking = len(records) - len(scored)
+        missing = [record.image_id for record in records if record.image_id not in self._scores]
         if not scored:
-            raise MissingImagesError(f"no image of the {place} has a score")
-        if lacking and split and not self.allow_missing:
-            first = next(r.image_id for r in records if r.image_id not in self._scores)
-            raise MissingImagesError(fault("without_score", lacking, records, place, first))
-        about = lacking, len(records), place, len(self._scores) - len(scored)
+            raise MissingImagesError(f"no image of the {place} has a score in {self.path}")
+        if missing and split and not self.allow_missing:
+            raise MissingImagesError(fault("without_score", missing, records, place))
+        about = len(missing), len(records), place, len(self._scores) - len(scored)
         columns = np.stack([self._scores[record.image_id] for record in scored])
         truth = np.full_like(columns, np.nan) if self.others else None
         note = "; ".join(tell(__package__, "scored", *about))
