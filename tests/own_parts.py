@@ -24,16 +24,21 @@ class TopMean(nn.Module):
 class Small(nn.Module):
     """A network for images of 32 px."""
 
-    def __init__(self, labels: list[str], image_size: int = 32, width: int = 4) -> None:
+    def __init__(self, labels: list[str], width: int = 4) -> None:
         super().__init__()
         self.config = {"width": width}
         self.layers = nn.Sequential(
             nn.Conv2d(1, width, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(len(labels))
         )
-        self.layers(torch.zeros(1, 1, image_size, image_size))
+        self.layers(torch.zeros(1, 1, 32, 32))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
+
+
+class Sized(Small):
+    def __init__(self, labels: list[str], image_size: int, width: int) -> None:
+        super().__init__(labels, width + image_size - 32)
 
 
 class OwnLoss(nn.Module):

@@ -1,6 +1,7 @@
 """What inference needs to know about a checkpoint, as plain values, and how it is stored."""
 
 import hashlib
+import inspect
 import json
 import math
 import re
@@ -114,7 +115,11 @@ class Checkpoint:
             for name in own:
                 settings[name] = resolve_name(settings[name])  # runs its module's code
             if "class" in settings:
-                return settings.pop("class")(**settings)
+                network = settings.pop("class")
+                taken = inspect.signature(network).parameters.values()
+                if not any(p.name == "image_size" or p.kind == p.VAR_KEYWORD for p in taken):
+                    del settings["image_size"]  # it need not ask for the size
+                return network(**settings)
             return XrayNet(**{**settings, "weights": "none"})  # no file, no hub
         except Exception as error:  # a description may be wrong in any way
             raise CheckpointError(fault("no_network", self.path, error)) from error

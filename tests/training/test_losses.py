@@ -270,7 +270,7 @@ def test_few_small_violations_keep_their_digits() -> None:
 
 @pytest.mark.parametrize(
     ("loss", "buffer"),
-    [(xl.WeightedBCE(torch.ones(3)), "positive_weight"), (xl.ClassBalanced(COUNTS), "weights")],
+    [(xl.WeightedBCE([1, 1.5]), "positive_weight"), (xl.ClassBalanced(COUNTS.tolist()), "weights")],
 )
 def test_weights_move_with_their_module_but_stay_out_of_checkpoints(loss, buffer) -> None:
     assert not loss.state_dict()
@@ -329,6 +329,5 @@ def test_conditional_loss_of_extreme_logits(value: float) -> None:
 def test_what_has_no_hierarchy() -> None:
     with pytest.raises(xl.ConfigError, match=r"none of the labels Atelectasis, .* kind of another"):
         xl.XrayDataModule(xl.Phantom(20)).ancestors()
-    net = nn.Conv2d(1, 3, 1)
     with pytest.raises(xl.ConfigError, match=r"Conv2d has no condition\(ancestors\)"):
-        xl.XrayTask(net, xl.ConditionalBCE(KINDS), labels=NAMES)
+        xl.XrayTask(nn.Conv2d(1, 3, 1), xl.ConditionalBCE(KINDS), labels=NAMES)

@@ -159,17 +159,16 @@ def test_it_goes_on_from_its_last_checkpoint(run: TrainingRun, data: XrayDataMod
 def test_any_module_with_logits(data: XrayDataModule, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Small does not say its labels"):
         XrayTask(Small(["a"]))
+    with pytest.raises(ConfigError, match=f"labels {data.labels[-1]}, .*in this order"):
+        train(XrayTask(Small(list(data.labels)), labels=data.labels[::-1]), data, tmp_path)
     task = XrayTask(Small(list(data.labels), width=3), labels=data.labels)
     run = train(task, data, tmp_path, epochs=1)
     assert not math.isnan(run.val_auroc)
+    trusted, foreign = (load_checkpoint(run.best, trust=trust) for trust in (True, False))
     with pytest.raises(CheckpointError, match=r"class '.*Small' is not of this package"):
-        load_checkpoint(run.best).build_net()
+        foreign.build_net()
     images = torch.rand(2, 1, 32, 32)
-    nets = [
-        load_checkpoint(run.best, trust=True).build_net(),
-        load_checkpoint(run.best).build_net(Small(list(data.labels), width=3)),
-    ]
-    for net in nets:
+    for net in (trusted.build_net(), foreign.build_net(Small(list(data.labels), width=3))):
         torch.testing.assert_close(net(images), task.net.eval()(images), rtol=0, atol=0)
 
 

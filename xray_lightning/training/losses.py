@@ -35,7 +35,8 @@ class WeightedBCE(nn.Module):
 
     def __init__(self, positive_weight: Tensor | None, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        self.register_buffer("positive_weight", positive_weight, persistent=False)
+        weight = None if positive_weight is None else torch.as_tensor(positive_weight)
+        self.register_buffer("positive_weight", weight, persistent=False)
         self.label_smoothing = require_number("loss.label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -153,6 +154,7 @@ class ClassBalanced(nn.Module):
 
     def __init__(self, class_counts: Tensor, *, beta: float = 0.9999, gamma: float = 0.0) -> None:
         super().__init__()
+        class_counts = torch.as_tensor(class_counts)  # lists and arrays too
         if class_counts.ndim != 2 or len(class_counts) != 2 or bool((class_counts < 0).any()):
             raise ConfigError(fault("class_counts", class_counts.tolist()))
         weights = effective_number_weights(class_counts, require_number("loss.beta", beta, 0, 1))
@@ -184,8 +186,8 @@ class ConditionalBCE(nn.Module):
 
     def __init__(self, ancestors: Tensor) -> None:
         super().__init__()
-        self.register_buffer("ancestors", ancestors.bool(), persistent=False)
-        paths = torch.eye(len(ancestors), dtype=torch.float64) + ancestors
+        self.register_buffer("ancestors", torch.as_tensor(ancestors).bool(), persistent=False)
+        paths = torch.eye(len(self.ancestors), dtype=torch.float64) + self.ancestors
         self.register_buffer("inverse", torch.linalg.inv(paths).round(), persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -173,6 +173,8 @@ class XrayTask(pl.LightningModule):
         size = getattr(self.net, "config", {}).get("image_size")
         if isinstance(data, XrayDataModule) and size not in (None, data.image_size):
             raise ConfigError(fault("other_image_size", size, data.image_size))
+        if isinstance(data, XrayDataModule) and self.labels != tuple(data.labels):
+            raise ConfigError(fault("other_labels", self.labels, data.labels))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the description; without it and an XrayDataModule the file only resumes its own run.
