@@ -130,8 +130,8 @@ def iterate_maps(
 
 def square_boxes(data: XrayDataModule, subset: str, row: int, label: str) -> tuple[Rectangle, ...]:
     """The boxes of a finding in pixels of the square the network sees."""
-    record, dataset = data.subset_records(subset)[row], data.dataset(subset)
-    width, height = record.box_frame or dataset.cache.sizes[dataset.rows[row]][::-1].tolist()
+    record = data.records[index := data.split.subsets[subset][row]]
+    width, height = record.box_frame or data.cache.sizes[index][::-1].tolist()
     own = [(b.x, b.y, b.width, b.height) for b in record.boxes if b.label == label]
     return tuple(box_to_square(box, (width, height), data.image_size) for box in own)
 
