@@ -20,7 +20,7 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.calibration import Calibration, Reliability, measure_reliability
 from xray_lightning.metrics.decisions import require_shares
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
-from xray_lightning.metrics.intervals import Array, Estimate, divided
+from xray_lightning.metrics.intervals import Array, Estimate, divided, mean_of_defined
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, is_known, patients_known, prevalence
 from xray_lightning.results import Json, Result
@@ -38,7 +38,7 @@ Probe = Mapping[str, Estimate]  # AUROC at which features tell each hospital
 class Pooled(Result):
     """Beside the figures of several hospitals together; AUROC in each stands in the subgroups."""
 
-    # AUROC of a score that is the prevalence of the image's hospital and nothing else, by label;
+    # AUROC of a score that is the hospital's prevalence among other patients alone, by label;
     # those that one hospital alone tells are not pooled
     hospital_alone: dict[str, Estimate]
     # AUROC at which the network's features tell a hospital from all others, of patients held out
@@ -53,11 +53,15 @@ def describe_pooled(
     if len(names) < 2:
         return None
     alone, bootstrap = {}, PatientBootstrap(predictions.patient_ids, draws, seed)
+    half = np.random.default_rng(seed).permutation(bootstrap.patients)[bootstrap.codes] % 2 == 0
     for label, targets in zip(predictions.labels, predictions.targets.T, strict=True):
-        sums = (np.bincount(codes, part, len(names)) for part in (targets == 1, is_known(targets)))
-        shares = divided(*sums)  # of each hospital
-        if np.count_nonzero(~np.isnan(shares)) > 1:
-            alone[label] = Estimate.of_draws(bootstrap.auroc(shares[codes], targets))
+        known, drawn = is_known(targets), []
+        for own in (half, ~half):  # the other half tells their order: their own lies above chance
+            sums = (np.bincount(codes, part & ~own, len(names)) for part in (targets == 1, known))
+            scores = np.nan_to_num(divided(*sums))[codes]
+            drawn.append(bootstrap.subset(own).auroc(scores[own], targets[own]))
+        if len(np.unique(codes[known])) > 1:
+            alone[label] = Estimate.of_draws(mean_of_defined(np.stack(drawn)))
     return Pooled(alone, dict(probe))
 
 
