@@ -221,6 +221,6 @@ def test_plain_checkpoints_become_safe_files(tmp_path: Path) -> None:
         (("convert", tmp_path / "none.pth", "--out", out), "none.pth: no such file"),
         (("unpack", plain, "--out", out), "xray weights must be one of convert"),
         (("convert", plain, "--out", tmp_path / "a.pt"), "must be a file .safetensors"),
-        (("convert", plain), "--out DIR"),
+        (("convert", plain), "--out PATH"),
     ]:
         assert message in " ".join(xray("weights", *words, code=2).split())

@@ -45,7 +45,7 @@ class Request:
     def require_out(self) -> Path:
         """The folder, or file, for results."""
         if self.out is None:
-            raise ConfigError("name the folder, or of export the file, for the results: --out PATH")
+            raise ConfigError("name where the results go: --out PATH")
         return self.out
 
     def read(self, own: Facts, *, composes: bool = False) -> "Request":
