@@ -128,10 +128,8 @@ def _read_age(header: Header, notes: list[str]) -> float:
     if text[-1] not in _YEARS:
         notes.append("invalid PatientAge: no unit, read as years")
     age = int(text.rstrip("DWMY")) * _YEARS.get(text[-1], 1)
-    if age > OLDEST:
-        notes.append(f"invalid PatientAge: above {OLDEST:g} years, ignored")
-        return math.nan
-    return age
+    notes += [f"invalid PatientAge: above {OLDEST:g} years, ignored"] if age > OLDEST else []
+    return age if age <= OLDEST else math.nan
 
 
 def _read_spacing(header: Header, notes: list[str]) -> tuple[tuple[float, float], str]:
@@ -142,6 +140,8 @@ def _read_spacing(header: Header, notes: list[str]) -> tuple[tuple[float, float]
         except InvalidImageError:
             numbers = [0.0]  # like a spacing of nothing, said below
         if len(numbers) == 2 and min(numbers) > 0:
+            uneven = max(numbers) > 1.01 * min(numbers)
+            notes += ["pixels are not square, read as if they were"] if uneven else []
             return (numbers[0], numbers[1]), keyword
         if numbers:
             notes.append(f"invalid {keyword}")
