@@ -12,10 +12,9 @@ from xray_lightning import ConfigError
 from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.train import train
 
-HEAD = "{_target_: own_parts.TopMean, _partial_: true, k: 1}"
 SETTINGS = {
     "model/own_head.yaml": "_target_: xray_lightning.XrayNet\nbackbone: test_resnet\n"
-    f"image_size: ${{image_size}}\nhead: {HEAD}\n",
+    "image_size: ${image_size}\nhead: {_target_: own_parts.TopMean, _partial_: true, k: 1}\n",
     "model/own_net.yaml": "_target_: own_parts.Sized\nimage_size: ${image_size}\nwidth: 3\n",
     "loss/own.yaml": "_target_: own_parts.OwnLoss\n",
     "callbacks/own.yaml": "count: {_target_: own_parts.Count}\nbrier:\n"
@@ -46,8 +45,7 @@ def test_a_folder_of_settings(model, tmp_path, monkeypatch, capsys) -> None:
     assert again["test"]["auroc"] == metrics["test"]["auroc"]
     Image.effect_noise((32, 32), 64).save("a.png")
     for text in ("predict run a.png --out p", "export run --out m.pt2 format=pt2"):
-        verb = text.split()
-        assert "trust=true on the command line" in xray(*verb, code=2)
-        xray(*verb, "trust=true")
+        assert "trust=true on the command line" in xray(*text.split(), code=2)
+        xray(*text.split(), "trust=true")
     words = ["predict", "run", "a.png", "trust=true", "maps=true", "--out", "q"]
     assert "no maps" in xray(*words, code=2)

@@ -250,10 +250,12 @@ def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{first.work} *" not in text
 
 
-def test_nobody_doubts_what_nobody_knows() -> None:
+def test_nobody_doubts_what_nobody_knows_or_reads_records_of_other_images() -> None:
     made = predictions(TEST)
     with pytest.raises(ConfigError, match="none can be doubted"):
         find_doubts(replace(made, targets=made.targets * np.nan), 9, {})
+    with pytest.raises(DataError, match=r"must be those of the .* images of .*, in their order"):
+        evaluate(made, TEST[::-1], draws=2)
 
 
 def scored(hospitals: list[str]) -> tuple[xray.Predictions, list[xray.Record]]:

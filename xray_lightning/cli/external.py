@@ -38,11 +38,10 @@ def external(request: Request) -> None:
 
     quieten()  # after Lightning, which sets its own level
     workers, own = prepare_process(config)["workers"], request.own
-    reading = config.batch_size, workers, config.cache_dir
     result = validate_externally(
         [load_checkpoint(path, trust=own["trust"]) for path in paths],
         sources,
-        Scoring(folder, trainer_from(config, folder), *reading),
+        Scoring(folder, trainer_from(config, folder), config.batch_size, workers, config.cache_dir),
         open_data=partial(open_saved, config, workers),
         draws=own["draws"],
         seed=own["bootstrap_seed"],

@@ -137,7 +137,7 @@ class Evaluation(Result):
 
 def evaluate(
     predictions: Predictions,  # of N images
-    records: Sequence[Record],  # the N images
+    records: Sequence[Record],  # of the N images, in their order
     origin: Origin | None = None,  # where the predictions come from
     *,
     operating_points: OperatingPoints | None = None,  # of validation; None: no calibration either
@@ -156,14 +156,14 @@ def evaluate(
     ``hospital_probe`` is the AUROC at which features tell each hospital, where it was measured.
 
     Raises:
-        ConfigError: no draws or no images, a prior that there is no calibration for, or thresholds
-            or prevalences that are not inside (0, 1).
+        ConfigError, TableError: no draws, no images or records of others, a prior that there is no
+            calibration for, or thresholds or prevalences that are not inside (0, 1).
     """
     at = require_shares("thresholds", thresholds), require_shares("prevalence", prevalences)
     origin, few = origin or Origin(), min(draws, GAP_DRAWS)
     priors, prior_tests = rules.correct_priors(prior, predictions, operating_points)
     chosen = operating_points.thresholds if operating_points else {}
-    columns = predictions.labels, predictions.scores, predictions.targets
+    columns = predictions.beside(records)
     calibrations = rules.calibrate(operating_points, priors) or None
     how = {"thresholds": chosen, "calibrations": calibrations, "draws": draws, "seed": seed}
     asked = *columns, records if subgroups else [], operating_points, calibrations or {}

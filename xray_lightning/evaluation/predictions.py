@@ -100,6 +100,12 @@ class Predictions:
         patients = tuple(self.patient_ids)
         return None if patients == tuple(self.image_ids) else len(set(patients))
 
+    def beside(self, records: Sequence[Record]) -> tuple[Any, Any, Any]:
+        """Labels, scores, targets; TableError: records of other images, or in another order."""
+        if read_column(records, "image_id") != [*self.image_ids]:
+            raise TableError(fault("other_records", self, records))
+        return self.labels, self.scores, self.targets
+
     def keep(self, labels: Sequence[str]) -> "Predictions":
         """The same images with some of the labels alone."""
         columns = [self.labels.index(label) for label in labels]
