@@ -36,8 +36,7 @@ class Shard:
 
     def folder(self, out: Path) -> Path:
         """Where this task writes: ``out`` itself, or its own folder in it."""
-        name = f"shard-{self.number}-of-{self.count}"
-        return out / name if self.count > 1 else out
+        return out / f"shard-{self.number}-of-{self.count}" if self.count > 1 else out
 
 
 WHOLE = Shard()

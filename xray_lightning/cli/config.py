@@ -157,8 +157,7 @@ def change_settings(saved: Own, overrides: Sequence[str]) -> DictConfig:
             try:
                 OmegaConf.update(config, change.key_or_group, change.value())
             except OmegaConfBaseException as error:
-                known = set(list_keys(config))
-                raise describe_unknown(change.key_or_group, known) from error
+                raise describe_unknown(change.key_or_group, set(list_keys(config))) from error
     return config
 
 

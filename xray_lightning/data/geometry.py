@@ -68,8 +68,7 @@ def draw_runs(runs: Runs, height: int, width: int) -> Mask:
     >>> draw_runs(np.array([1, 2, 3]), 2, 3).astype(int).tolist()
     [[0, 1, 0], [1, 0, 0]]
     """
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T  # odd: inside
 
 
 def surround_runs(runs: Runs, height: int, label: str) -> Box | None:

@@ -52,8 +52,7 @@ class SpatialGate(nn.Module):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size of a spatial gate must be odd, got {kernel_size}")
-        padding = kernel_size // 2
-        self.convolution = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=False)
+        self.convolution = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Gates (B, 1, H, W) of a map (B, C, H, W)."""
