@@ -41,8 +41,7 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> tuple[Settings, mo
 
 def open_saved(config: Settings, workers: int, checkpoint: Checkpoint) -> XrayDataModule:
     """The data a checkpoint was trained on, as its run read it."""
-    own = read_settings(checkpoint, [f"cache_dir={config.cache_dir}"])
-    return data_from(own, workers=workers)
+    return data_from(read_settings(checkpoint, [f"cache_dir={config.cache_dir}"]), workers=workers)
 
 
 def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:

@@ -65,8 +65,7 @@ class Manifest:
     @classmethod
     def of(cls, source: Source, records: Sequence[Record], size: int) -> "Manifest":
         """The manifest of some records of a source."""
-        ids = "\n".join(read_column(records, "image_id"))
-        digest = hashlib.sha256(ids.encode()).hexdigest()
+        digest = hashlib.sha256("\n".join(read_column(records, "image_id")).encode()).hexdigest()
         return cls(source.name, dict(source.identity()), len(records), digest, size)
 
     @property

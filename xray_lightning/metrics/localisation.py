@@ -67,8 +67,7 @@ def pointing_game(heat: Heat, region: Region) -> float:
     """Whether the map's maximum lies in the place: 1, 0, or the share of equal maxima that do."""
     # Zhang et al., Top-Down Neural Attention by Excitation Backprop (IJCV 2018), section 4.1, who
     # allow 15 px beside it: pass :func:`widen`. A flat map gets what chance would get.
-    peak = heat.max()
-    return float(region[heat >= peak - rounding(heat)].mean())
+    return float(region[heat >= heat.max() - rounding(heat)].mean())
 
 
 def energy_inside(heat: Heat, region: Region) -> float:

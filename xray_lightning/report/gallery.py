@@ -240,8 +240,7 @@ def panel_figure(
             axes = figure.add_axes((*place, (SIDE - 0.06) / width, SIDE / height))
             if number < len(drawn[kind]):
                 cell = drawn[kind][number]
-                caption = f"{shorten(cell.image_id)}\nscore {cell.score:.3g}"
-                draw_overlay(axes, cell, scale, caption)
+                draw_overlay(axes, cell, scale, f"{shorten(cell.image_id)}\nscore {cell.score:.3g}")
             else:
                 empty_place(axes, f"no more\n{kind}")
     figure.text(MARGIN / width, 1 - 0.12 / height, title, fontsize=9, va="top", parse_math=False)

@@ -124,8 +124,7 @@ def _decode_jpeg(frame: bytes, layout: Layout) -> tuple[npt.NDArray[Any], int]:
     precision = _read_jpeg_header(frame, _JPEG, layout)
     if layout.rows * layout.columns > _BLOCK * len(frame):
         raise refusal(f"{len(frame):,} bytes of JPEG are too few for its size")
-    plain = layout.photometric == "RGB" and not _SPACE.search(frame[:512])
-    space = "RGB" if plain else None
+    space = "RGB" if layout.photometric == "RGB" and not _SPACE.search(frame[:512]) else None
     return imagecodecs.jpeg8_decode(frame, colorspace=space, outcolorspace=space), precision
 
 
