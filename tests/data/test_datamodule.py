@@ -320,8 +320,8 @@ def test_workers_of_a_loader(workers: int, folder) -> None:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"image_size": 7}, "image_size must be an integer of at least 8, got 7"),
-        ({"image_size": 32.5}, r"image_size must be an integer of at least 8, got 32\.5"),
+        *(({"image_size": s}, f"image_size must be .* of at least 8, got {s}") for s in (7, 32.5)),
+        ({"augment": "light"}, r"augment='light' is no function: .*, such as .* augment_light\(\)"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ({"workers": -1}, "workers must be an integer of at least 0, got -1"),
         ({}, "subset must be one of train, val, test, got 'all'"),

@@ -27,7 +27,7 @@ RESNET = {7: Grid(0.0, 32.0)}
 def test_even_cells_as_torch_enlarges_them_and_at_its_own_size_a_map_stays(shape, size) -> None:
     maps = RNG.standard_normal((2, *shape), dtype=np.float32)
     theirs = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear")
-    ours = enlarge(maps, size)
+    ours = enlarge(torch.from_numpy(maps), size)
     assert ours.dtype == np.float32
     assert np.abs(ours - theirs[0].numpy()).max() < 1e-5
     maps = RNG.standard_normal((2, 6, 6))

@@ -25,7 +25,7 @@ def cut(images: Tensor, method: str) -> Tensor:
 def test_what_the_heads_find(backbone: str, head: str, network, images: Tensor) -> None:
     """``cam`` is the head's own map; what it means (Zhou's eq. 2) is checked with the heads."""
     net = network(backbone, head)
-    assert torch.equal(class_maps(net, images), net.head.maps(net.forward_features(images)))
+    assert torch.equal(class_maps(net, images.numpy()), net.head.maps(net.forward_features(images)))
 
 
 @pytest.mark.parametrize("backbone", MODELS.values())

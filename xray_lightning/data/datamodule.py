@@ -145,6 +145,9 @@ class XrayDataModule(pl.LightningDataModule):
         require_integer("image_size", image_size, 8)
         require_integer("batch_size", batch_size, 1)
         require_integer("workers", 0 if workers is None else workers, 0)
+        for name, made in {"split": split, "sampler": sampler, "augment": augment}.items():
+            if not (made is None or callable(made)):
+                raise ConfigError(fault("no_function", name, made))
         self.source = source
         self.image_size, self.batch_size, self.seed = image_size, batch_size, seed
         self.augment, self.clahe = augment, clahe

@@ -61,6 +61,7 @@ def enlarge(maps: Floats, size: int | tuple[int, int], grids: Grids = EVEN) -> F
 
     Linear between the points that two cells see, flat beyond the last.
     """
+    maps = np.asarray(maps)  # also of a tensor
     height, width = size if isinstance(size, tuple) else (size, size)
     down, across = (
         _linear(cells, side, grid_of(cells, side, grids)).astype(maps.dtype)
@@ -243,6 +244,7 @@ def class_maps(
     parts = needed.get(method, ("forward_features", "forward_head"))
     if missing := [name for name in parts if not hasattr(net, name)]:
         raise ConfigError(fault("network_lacks", method, missing, type(net).__name__))
+    images = torch.as_tensor(images)  # an array is one, too
     if images.ndim != 4 or images.shape[1] != 1:
         raise ConfigError(f"expected images of shape (B, 1, H, W), got {tuple(images.shape)}")
     columns = _columns(net.labels, range(len(net.labels)) if labels is None else labels)
