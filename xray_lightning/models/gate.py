@@ -41,7 +41,7 @@ class Gate:
     bias: Tensor  # (C,)
     limit: float  # of the distance
     log_odds: float  # limit of those against a film as it is
-    false_alarms: float  # share of validation films allowed at or above either limit
+    false_alarms: float  # the largest share of further films to be expected above either limit
     films: int  # of training
     validation: int  # films of validation
     youngest: float | None  # age in years in the training set; None where unknown
@@ -126,7 +126,7 @@ def fit_gate(
     """Fit distance and probes on training films, and their limits on validation films."""
     # Every training film is taken as it is, mirrored, and changed in one of the other ways. One
     # limit or both reach at most ``false_alarms * (M + 1)`` validation films, so that of further
-    # ones no larger share is expected above (Vovk 2005); with M below ``2 / false_alarms`` it may.
+    # ones no larger share is expected above (Vovk 2005); with few it tells that of two films.
     require_number("gate: false_alarms", false_alarms, 0, 1, "()")
     if len(train) < LEAST or not len(validation):
         raise ConfigError(fault("few_films", LEAST, train, validation))
@@ -147,7 +147,7 @@ def fit_gate(
     tensors = [torch.from_numpy(np.float32(array)) for array in arrays]
     free = Gate(
         layer, ("as it is", *names), tensors[0], tensors[1], tensors[2], tensors[3], np.inf, np.inf,
-        false_alarms, len(train), len(validation), youngest, views,
+        max(false_alarms, 2 / (len(validation) + 1)), len(train), len(validation), youngest, views,
     )  # fmt: skip
     distances, odds, _ = free.check(torch.from_numpy(np.float32(measure(validation))))
     limit, log_odds = choose_limits(np.stack([distances, odds], axis=1), false_alarms)

@@ -52,9 +52,8 @@ def svg(
         if margins:
             (width, height), (left, low), end = size, margins, 0.1
             gap = columns * left / (width - columns * left - end)  # in widths of the axes
-            figure.subplots_adjust(
-                left / width, low / height, 1 - end / width, 1 - end / height, gap
-            )
+            ends = 1 - end / width, 1 - end / height
+            figure.subplots_adjust(left / width, low / height, *ends, gap)
         draw(*figure.subplots(1, columns, squeeze=False)[0])
         buffer = io.StringIO()
         unsaid = dict.fromkeys(("Date", "Creator", "Type", "Format"))

@@ -159,9 +159,8 @@ def sweep_figure(boards: Sequence[Leaderboard], path: Path) -> None:
             for group in board.groups
         ])  # fmt: skip
         if board.chosen is not None and (test := board.chosen.test).mean is not None:
-            axes.errorbar(
-                test.mean, 0.28, xerr=test.deviation, capsize=3, fmt="D", color=COLOURS[4]
-            )
+            look: Any = {"fmt": "D", "capsize": 3, "color": COLOURS[4]}
+            axes.errorbar(test.mean, 0.28, xerr=test.deviation, **look)
         axes.set_xlabel("mean AUROC")
         title = f"{board.data}, split {board.split} [{board.fingerprint}], ranked by validation"
         axes.set_title(title, loc="left")
