@@ -276,7 +276,7 @@ def test_auroc_table(capsys) -> None:
     assert "1/2 defined" in text
     assert "test: 4,000 images of 900 patients [[abc]]\n" in text
     line, mean = say("subsets", {"test": SUMMARY | {"tta": "flip"}})
-    assert mean == "mean test AUROC 0.75 over 1 labels"
+    assert mean == "mean test AUROC 0.75 over 1 label"
     assert line.endswith("mirror image (tta=flip)")
 
 

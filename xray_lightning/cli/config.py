@@ -298,8 +298,8 @@ def explain_error(error: BaseException) -> str | None:
         return f"{str(error).splitlines()[-1]}: {detail}"
     if isinstance(error, HydraException | OmegaConfBaseException):
         deeper = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        texts = [str(one).split("\nConfig search path")[0] for one in (error, deeper) if one]
+        texts = (str(one).split("\nConfig search path")[0] for one in (error, deeper) if one)
         inner = ("full_key:", "object_type=", "reference_type=")  # below each message
-        lines = (line for text in texts for line in text.rstrip().splitlines())
+        lines = "\n".join(texts).rpartition("while resolving interpolation: ")[2].splitlines()
         return "\n".join(line for line in lines if not line.lstrip().startswith(inner)).rstrip()
     return None
