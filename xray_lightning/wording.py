@@ -86,10 +86,10 @@ def p_text(value: float | None) -> str:
 def patients_text(count: int | None) -> str:
     """How many patients, where the label table tells them.
 
-    >>> patients_text(1200), patients_text(None)
-    ('1,200 patients', 'an unknown number of patients')
+    >>> patients_text(1), patients_text(None)
+    ('1 patient', 'an unknown number of patients')
     """
-    return "an unknown number of patients" if count is None else f"{count:,} patients"
+    return f"{'an unknown number of' if count is None else f'{count:,}'} patient{'s'[count == 1 :]}"
 
 
 def name_first(names: Collection[str], most: int = 3) -> str:

@@ -39,8 +39,9 @@ def test_groups(facts: dict[str, object], dimension: str, group: str) -> None:
 
 
 def test_images_of_the_patient() -> None:
-    records = [Record(f"{i}.png", "a" if i < 5 else "b", (0.0,)) for i in range(6)]
-    assert group_records(records)["images of the patient"].tolist() == ["5-9"] * 5 + ["1"]
+    for patients, wanted in (("aaaaab", ["5-9"] * 5 + ["1"]), ("012345", ["unknown"] * 6)):
+        records = [Record(str(i), patient, (0.0,)) for i, patient in enumerate(patients)]
+        assert group_records(records)["images of the patient"].tolist() == wanted
 
 
 def sample() -> tuple[np.ndarray, np.ndarray, list[Record]]:

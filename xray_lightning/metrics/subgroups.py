@@ -70,14 +70,14 @@ class Subgroup(Result):
 
 def group_records(records: Sequence[Record]) -> dict[str, Groups]:
     """The group of each image in each dimension, (N,); "unknown" where the record does not say."""
-    codes = number_patients(patient_ids(records))
+    codes, alone = number_patients(patient_ids(records)), 0 if patients_known(records) else NAN
     columns = (read_column(records, name) for name in ("sex", "view", "hospital"))
     sex, view, hospital = (np.array([word or UNKNOWN for word in column]) for column in columns)
     single = {"sex": sex, "age": _band(read_column(records, "age"), _AGES), "view": view}
     pairs = combinations(single.items(), 2)
     return single | {
         "follow-up": _band(read_column(records, "follow_up"), _FOLLOW_UPS),
-        "images of the patient": _band(np.bincount(codes)[codes], _COUNTS),
+        "images of the patient": _band(np.bincount(codes)[codes] + alone, _COUNTS),
         **{f"{one} and {two}": _cross(own, other) for (one, own), (two, other) in pairs},
         "hospital": hospital,
     }
