@@ -70,19 +70,19 @@ def explanation_lines(explanation: Explanation) -> list[Table | str]:
         lines += [tabulate("methods", places, kind) for kind in ("place", "overlap", "boxes")]
         lines += say("localisation", explanation, thresholds)
     if explanation.saliency:
-        lines += saliency_lines(explanation.saliency)
+        lines += saliency_lines(explanation)
     elif explanation.saliency_missing:
         lines.append(f"note: no saliency tests: {explanation.saliency_missing}")
     return [*lines, *say("doubts", explanation.doubts, explanation.subset)]
 
 
-def saliency_lines(saliency: Mapping[str, SaliencyTests]) -> list[Table | str]:
+def saliency_lines(explanation: Explanation) -> list[Table | str]:
     """Verdict of each test, a column a method."""
-    names, lines = list(saliency), list[Table | str]()
+    names, lines = list(explanation.saliency), list[Table | str]()
     for start in range(0, len(names), ACROSS):
-        shown = {name: saliency[name] for name in names[start : start + ACROSS]}
-        lines.append(tabulate("verdicts", shown, TESTS))
-    return [*lines, *sorted({*say("saliency", saliency.values(), TESTS)})]
+        shown = {name: explanation.saliency[name] for name in names[start : start + ACROSS]}
+        lines.append(tabulate("verdicts", shown, TESTS, explanation.patients))
+    return [*lines, *sorted({*say("saliency", explanation.saliency.values(), TESTS)})]
 
 
 def shortcut_lines(shortcuts: Shortcuts, path: str) -> list[Table | str]:
