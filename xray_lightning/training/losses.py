@@ -197,9 +197,9 @@ class ConditionalBCE(nn.Module):
         log_p = log_p - (log_p + 1e-7).clamp(min=0).detach()  # a product is rounded; not above 1
         share = _share(logits, targets)
         there = torch.maximum(share, (share[..., None] * self.ancestors).amax(dim=1))  # (B, L)
-        weight = there[:, None].masked_fill(~self.ancestors, 1.0).prod(dim=2)  # (B, L)
-        weight = weight * ~torch.isnan(targets)
-        losses = -share * log_p - (1 - share) * torch.log(-torch.expm1(log_p))
+        weight = there[:, None].masked_fill(~self.ancestors, 1.0).prod(2) * ~torch.isnan(targets)
+        log_q = torch.log(-torch.expm1(log_p)).where(self.ancestors.any(1), F.logsigmoid(-logits))
+        losses = -share * log_p - (1 - share) * log_q  # the widest finding's logit is its own
         return ((losses * weight).sum() / weight.sum().clamp(min=1)).to(logits.dtype)
 
 
