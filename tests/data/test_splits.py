@@ -348,7 +348,7 @@ def test_without_a_list_for_validation_it_is_carved_by_patient(tmp_path) -> None
 @pytest.mark.parametrize(
     ("lists", "message", "counts"),
     [
-        ({"train": "i0\ni1", "val": "i2", "test": "i3"}, "1 patients have images in", (0, 1)),
+        ({"train": "i0\ni1", "val": "i2", "test": "i3"}, "1 patient has images in", (0, 1)),
         ({"train": "i0\ni1", "val": "i2", "test": "i3\ni0"}, "1 images stand twice", (1, 1)),
         ({"train": "i0", "val": "i2", "test": "i3"}, "1 of 4 images are in no list .* i1", (0, 0)),
     ],
