@@ -148,18 +148,16 @@ class XrayDataModule(pl.LightningDataModule):
         for name, made in {"split": split, "sampler": sampler, "augment": augment}.items():
             if not (made is None or callable(made)):
                 raise ConfigError(fault("no_function", name, made))
-        self.source = source
+        self.source, self.labels = source, source.labels
         self.image_size, self.batch_size, self.seed = image_size, batch_size, seed
-        self.augment, self.clahe = augment, clahe
+        self.augment, self.clahe, self.permute_labels = augment, clahe, permute_labels
         self.sampler, self.workers = sampler, workers
         self.cache_dir, self.cache_local = cache_dir, cache_local
-        self.permute_labels = permute_labels
         self.resident, self.augment_on = str(resident).lower(), getattr(augment, "on", "auto")
         require_choice("resident", self.resident, ("auto", "true", "false"))
         self.by_cpu = getattr(augment, "by_cpu", augment is not None)  # what augments
         if self.by_cpu and self.resident == "true":
             raise ConfigError(fault("resident_augmented"))
-        self.labels = source.labels
         self.records = readable_records(source)
         self.split = split_source(source, split, self.records)
         self.next_epoch = 0
@@ -269,8 +267,10 @@ class XrayDataModule(pl.LightningDataModule):
                 raise ConfigError(fault("fewer_images", world, count, subset))
 
     def require_trainer(self, trainer: pl.Trainer) -> None:
-        """Refuse what a trainer cannot do: as :meth:`require_images`, and a GPU's work on a CPU."""
+        """As :meth:`require_images`; and refuse a GPU's work on a CPU, and no validation at all."""
         self.require_images(trainer.world_size)
+        if trainer.limit_val_batches == 0:
+            raise ConfigError("limit_val_batches=0: validation chooses the checkpoint, leave some")
         on_gpu = trainer.strategy.root_device.type == "cuda"
         if not on_gpu and (self.augment_on == "gpu" or self.resident == "true"):
             raise ConfigError(fault("without_gpu", self.augment_on, self.resident))
