@@ -89,7 +89,8 @@ def patients_text(count: int | None) -> str:
     >>> patients_text(1), patients_text(None)
     ('1 patient', 'an unknown number of patients')
     """
-    return f"{'an unknown number of' if count is None else f'{count:,}'} patient{'s'[count == 1 :]}"
+    plural = "" if count == 1 else "s"
+    return "an unknown number of patients" if count is None else f"{count:,} patient{plural}"
 
 
 def name_first(names: Collection[str], most: int = 3) -> str:

@@ -93,8 +93,7 @@ def recognise_patients(
         known = [owners.get(record.path.absolute()) if record.path else None for record in records]
         gone = {name for name, owner in zip(strangers, known, strict=True) if owner in learned}
         seen = np.array([name in gone for name in strangers], dtype=np.bool_)
-        # with none of them gone nothing is known: copies were not looked for
-        return Recognised(seen, strangers, "files" if gone else "")
+        return Recognised(seen, strangers, "files" if gone else "")  # copies were not looked for
     size = max(SIDE, own.image_size)
     both = (own.source, own.records), (source, records)
     squares = [open_cache(*side, size=size, root=cache_dir).images for side in both]

@@ -150,7 +150,7 @@ class _Study:
             except DataError as error:
                 failures[name] = str(error).removeprefix(f"{name}: ")
         if groups:
-            self.objects["report"] = self._report(groups)
+            self.objects["report"] = self._report(groups, whole=not failures)
         return failures
 
     def write(self, place: Path, stow: str) -> dict[str, str]:
@@ -217,8 +217,8 @@ class _Study:
             qualitative_evaluations=[] if np.isnan(row["call"]) else said,
         )  # fmt: skip
 
-    def _report(self, groups: list[Any]) -> Dataset:
-        """The Comprehensive SR of all films, TID 1500."""
+    def _report(self, groups: list[Any], *, whole: bool) -> Dataset:
+        """The Comprehensive SR of the films, TID 1500; ``whole``: of all of the study's."""
         device = sr.DeviceObserverIdentifyingAttributes(
             generate_uid(entropy_srcs=[self.weights]), f"{NAME}: {WARNING}", NAME,
             f"{NAME} {xray_lightning.__version__}", f"weights {self.weights[:16]}",
@@ -229,7 +229,7 @@ class _Study:
         scheme = CodingSchemeIdentificationItem(SCHEME, f"private: labels of {NAME} by their names")
         films = [*self.films.values()]
         told = self._tell(films[0], "report", 1) | {"coding_schemes": [scheme]}
-        return sr.ComprehensiveSR(films, report[0], is_complete=True, **told)
+        return sr.ComprehensiveSR(films, report[0], is_complete=whole, **told)
 
 
 def _code(name: str) -> Any:
