@@ -247,7 +247,7 @@ def test_no_slope_where_there_is_none() -> None:
     apart = fit_line(0.2 + 0.5 * targets, targets, np.arange(20), None, 0.5)
     assert "equal" in equal.note
     assert "separates" in apart.note
-    assert np.isnan([equal.slope.value, apart.slope.value]).all()
+    assert np.isnan([equal.slope.value, apart.slope.value, equal.corrected.value]).all()
     assert equal.intercept.value == pytest.approx(scipy_logit(0.5) - scipy_logit(0.4))
 
 

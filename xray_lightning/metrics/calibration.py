@@ -357,15 +357,15 @@ def fit_line(
     known = is_known(targets)
     positive, codes = targets[known] == 1, number_patients(patients)[known]
     probabilities = calibration(scores[known]) if calibration else scores[known].astype(np.float64)
-    odds, here = logit(probabilities), float(positive.mean())
-    clusters = cluster(codes, positive)
+    odds, here, clusters = logit(probabilities), float(positive.mean()), cluster(codes, positive)
     intercept, own = fit_intercept(odds, positive)
     of_prior = (positive - here) / (len(positive) * here * (1 - here))
-    note = why_no_slope(odds, positive)
+    note, moved = why_no_slope(odds, positive), intercept - float(logit(here) - logit(prior))
+    flat = not np.ptp(odds)  # corrected it is right by its making, which tells nothing
     return CalibrationLine(
         slope=Estimate(NAN) if note else fit_slope(odds, positive, clusters),
         intercept=around(intercept, own, clusters),
-        corrected=around(intercept - float(logit(here) - logit(prior)), own - of_prior, clusters),
+        corrected=Estimate(NAN) if flat else around(moved, own - of_prior, clusters),
         prior=prior,
         estimated=NAN if np.isnan(prior) else estimate_prior(probabilities, prior),
         note=note,
